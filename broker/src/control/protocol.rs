@@ -1,0 +1,394 @@
+//! The questions and answers of the control socket.
+//!
+//! Every request frame is a [`Request`]; every answer is an [`Answer`] around the type named beside the
+//! request. Values travel as the frame's raw part. Both sides are built from one source; a client and a
+//! broker of different protocols refuse each other (exit 6, `protocol_version`).
+
+use std::path::PathBuf;
+
+use kin_policy::{DirectoryName, Ending, FileName, GrantId, ProjectName, Reference};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Raised whenever a request or an answer changes its shape.
+pub const PROTOCOL: u32 = 1;
+
+/// What a client sends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// [`PROTOCOL`] of the sender.
+    pub protocol: u32,
+    /// What is asked.
+    #[serde(flatten)]
+    pub question: Question,
+}
+
+impl From<Question> for Request {
+    fn from(question: Question) -> Self {
+        Self { protocol: PROTOCOL, question }
+    }
+}
+
+/// What the broker sends back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer<T> {
+    /// It was done.
+    Done(T),
+    /// It was refused or failed.
+    Failed(Error),
+}
+
+/// What can be asked, and the type of the answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Question {
+    /// Is somebody there? → [`Hello`].
+    Hello,
+    /// Make the vault and its identity; a passphrase travels as the value. → [`VaultMade`].
+    Init {
+        /// Where the identity is kept.
+        method: KeyMethod,
+        /// The client's session bus, where the Secret Service answers.
+        session_bus: Option<String>,
+    },
+    /// Unlock the vault; a passphrase travels as the value. → `()`.
+    Unlock {
+        /// The client's session bus, where the Secret Service answers.
+        session_bus: Option<String>,
+    },
+    /// Lock the vault and end every grant. → [`Withdrawn`].
+    Lock,
+    /// Store a new version; the value travels as the value, or is generated here. → [`SecretInfo`].
+    Set {
+        /// Its name.
+        reference: Reference,
+        /// A specification for a value that the broker makes: `hex:32`, `ssh-ed25519`.
+        generate: Option<String>,
+        /// A note for people.
+        note: Option<String>,
+    },
+    /// Every secret's metadata. → `Vec<SecretInfo>`.
+    List,
+    /// One secret's metadata. → [`SecretInfo`].
+    Show {
+        /// Its name.
+        reference: Reference,
+    },
+    /// A value for a person to read; it travels as the value. → [`SecretInfo`].
+    Reveal {
+        /// Its name.
+        reference: Reference,
+        /// A person confirmed, on a terminal or by an explicit flag.
+        confirmed: bool,
+    },
+    /// Destroy every version. → [`SecretInfo`].
+    Remove {
+        /// Its name.
+        reference: Reference,
+    },
+    /// What would be trusted. → [`ManifestInfo`].
+    Inspect {
+        /// The directory that holds `kin.toml`.
+        #[serde(with = "path_bytes")]
+        directory: PathBuf,
+    },
+    /// Trust the manifest as it is now. → [`ManifestInfo`].
+    Trust {
+        /// The directory that holds `kin.toml`.
+        #[serde(with = "path_bytes")]
+        directory: PathBuf,
+        /// The content that was shown and agreed to: SHA-256, hexadecimal. Anything else is refused.
+        hash: String,
+        /// A person confirmed, on a terminal or by an explicit flag.
+        confirmed: bool,
+    },
+    /// Trust it no longer. → `()`.
+    Untrust {
+        /// The directory that holds `kin.toml`.
+        #[serde(with = "path_bytes")]
+        directory: PathBuf,
+    },
+    /// A grant for the tree below the process that asks: the keeper. → [`Granted`].
+    Grant(GrantRequest),
+    /// The keeper has spawned its command. No answer.
+    CommandStarted {
+        /// The command's pid.
+        pid: u32,
+    },
+    /// The keeper's command has ended. → `()`.
+    CommandEnded,
+    /// The keeper's tree is empty, or its command ended and that was to be the end. → `()`.
+    Finish {
+        /// [`Ending::TreeExit`] or [`Ending::CommandExit`].
+        ending: Ending,
+    },
+    /// What is going on. → [`Status`].
+    Status,
+    /// End grants. → [`Withdrawn`].
+    Revoke {
+        /// Which: an id or an unambiguous beginning of one; `None` is all of them.
+        grant: Option<String>,
+    },
+    /// Write what the record still holds back (counts of repeated denials). → `()`.
+    FlushAudit,
+    /// Stop. → `()`.
+    Stop,
+}
+
+/// The answer to [`Question::Hello`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The broker's pid.
+    pub pid: u32,
+    /// The broker's version.
+    pub version: String,
+}
+
+/// Where a vault's identity is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum KeyMethod {
+    /// In the Secret Service of the session.
+    Keyring,
+    /// In a file, encrypted with a passphrase.
+    Passphrase,
+    /// In a file, as it is.
+    KeyFile {
+        /// The file.
+        #[serde(with = "path_bytes")]
+        path: PathBuf,
+    },
+}
+
+/// A vault was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VaultMade {
+    /// The age recipient that its identity belongs to.
+    pub recipient: String,
+    /// The vault's file.
+    #[serde(with = "path_bytes")]
+    pub vault: PathBuf,
+}
+
+/// What may be known of a secret without its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretInfo {
+    /// Its name.
+    pub reference: Reference,
+    /// Its current version, from 1.
+    pub version: u64,
+    /// The size of the current value, in bytes.
+    pub size: u64,
+    /// When the current version was made: seconds of Unix time.
+    pub created: i64,
+    /// A note for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A manifest, and how it stands with trust.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ManifestInfo {
+    /// The project's canonical directory: its identity.
+    #[serde(with = "path_bytes")]
+    pub directory: PathBuf,
+    /// What it calls itself.
+    pub project: ProjectName,
+    /// Its directory in the mount: given at the first trust, and what it would be before.
+    pub mounted_as: DirectoryName,
+    /// SHA-256 of its bytes, hexadecimal.
+    pub hash: String,
+    /// How it stands with trust.
+    pub trust: TrustState,
+    /// Its bindings, and whether the vault has what they name (`None` while it is locked).
+    pub bindings: Vec<BindingInfo>,
+}
+
+/// One binding of a manifest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BindingInfo {
+    /// The file.
+    pub file: FileName,
+    /// The secret.
+    pub reference: Reference,
+    /// Whether the vault has it; `None` while the vault is locked.
+    pub present: Option<bool>,
+}
+
+/// How a manifest stands with trust.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum TrustState {
+    /// Exactly this content is trusted at this path.
+    Trusted,
+    /// Nothing is trusted at this path.
+    Untrusted,
+    /// Other content is trusted at this path.
+    Changed {
+        /// What changed, as a unified diff.
+        diff: String,
+    },
+    /// The trust store cannot be read while the vault is locked.
+    Locked,
+}
+
+/// What a keeper asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GrantRequest {
+    /// The directory that holds `kin.toml`.
+    #[serde(with = "path_bytes")]
+    pub directory: PathBuf,
+    /// Only these files, where given.
+    pub only: Option<Vec<FileName>>,
+    /// How long, in milliseconds, where it ends by itself.
+    pub ttl_ms: Option<u64>,
+    /// The front that the keeper answers to: the keeper's parent.
+    pub front: u32,
+    /// The command, for `kin status`: escaped text, never a record.
+    pub command: Vec<String>,
+    /// The grant ends with the command, not with its tree.
+    pub end_with_child: bool,
+    /// The client's session bus, where the Secret Service answers.
+    pub session_bus: Option<String>,
+}
+
+/// A grant was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Granted {
+    /// Its id.
+    pub id: GrantId,
+    /// Its directory in the mount.
+    #[serde(with = "path_bytes")]
+    pub directory: PathBuf,
+    /// Variables for the command: names and paths of files, never values.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Grants were withdrawn.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// Their ids.
+    pub grants: Vec<GrantId>,
+}
+
+/// What is going on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The broker.
+    pub broker: BrokerStatus,
+    /// The vault.
+    pub vault: VaultStatus,
+    /// The mount.
+    pub mount: MountStatus,
+    /// Live grants, oldest first.
+    pub grants: Vec<GrantStatus>,
+}
+
+/// The broker, as `kin status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// Its pid.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// How it identifies processes: `pidfd` or `procfs`.
+    pub identity: String,
+    /// Whether the pages for values are locked in memory.
+    pub memory_locked: bool,
+}
+
+/// The vault, as `kin status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VaultStatus {
+    /// `absent`, `locked` or `unlocked`.
+    pub state: String,
+    /// Where its identity is kept.
+    pub key: Option<KeyMethod>,
+    /// How many secrets it has, where it is unlocked.
+    pub secrets: Option<usize>,
+}
+
+/// The mount, as `kin status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// Where.
+    #[serde(with = "path_bytes")]
+    pub path: PathBuf,
+    /// Whether it answers.
+    pub mounted: bool,
+}
+
+/// One live grant, as `kin status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GrantStatus {
+    /// Its id.
+    pub id: GrantId,
+    /// Its project's directory in the mount.
+    pub project: DirectoryName,
+    /// The command.
+    pub command: Vec<String>,
+    /// The files it may be delivered.
+    pub bindings: Vec<FileName>,
+    /// Opens that were allowed.
+    pub opens: u64,
+    /// Seconds since it was made.
+    pub age_s: u64,
+    /// Milliseconds until it ends by itself.
+    pub ttl_left_ms: Option<u64>,
+    /// Its process tree, the keeper first.
+    pub tree: Vec<TreeProcess>,
+}
+
+/// One process of a grant's tree.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TreeProcess {
+    /// Its pid.
+    pub pid: u32,
+    /// Steps below the keeper, which is 0.
+    pub depth: u32,
+    /// Its name (`/proc/PID/comm`), escaped.
+    pub comm: String,
+}
+
+/// Paths are bytes on Linux. UTF-8 ones travel as text, others as a list of bytes.
+pub mod path_bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Raw {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    /// Writes a path.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => Raw::Text(text.to_owned()),
+            None => Raw::Bytes(path.as_os_str().as_bytes().to_vec()),
+        }
+        .serialize(serializer)
+    }
+
+    /// Reads a path.
+    ///
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(match Raw::deserialize(deserializer)? {
+            Raw::Text(text) => PathBuf::from(text),
+            Raw::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        })
+    }
+}

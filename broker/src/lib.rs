@@ -1,0 +1,10 @@
+//! kin-broker delivers: it holds the vault, knows the readers, keeps the grants, writes the record, and
+//! hands out a value only under a permit that the record has.
+
+pub mod control;
+mod error;
+pub mod paths;
+pub mod sys;
+
+pub use error::{Class, Error, Result, describe};
+pub use sys::memory::Plaintext;

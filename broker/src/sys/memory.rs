@@ -1,0 +1,204 @@
+//! Memory for values: locked where the limit allows, out of core dumps, wiped in forks and on drop.
+//!
+//! Small values share one pool of page-sized slots, so that delivering one costs no system call;
+//! larger ones get a mapping of their own.
+
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+use parking_lot::Mutex;
+use zeroize::Zeroize;
+
+/// One slot, in bytes. A page: values of a page or less are the rule.
+const SLOT: usize = 4096;
+/// Slots in the pool: 1 MiB of the 8 MiB that `RLIMIT_MEMLOCK` commonly allows.
+const SLOTS: usize = 256;
+
+/// Bytes of a secret. Not `Debug`, `Display`, `Clone` or `Serialize`: it cannot slip into a message.
+///
+/// ```compile_fail
+/// let value = kin_broker::Plaintext::copy_of(b"s3cret");
+/// println!("{value:?}");
+/// ```
+pub struct Plaintext {
+    start: NonNull<u8>,
+    len: usize,
+    place: Place,
+}
+
+enum Place {
+    Slot(usize),
+    Own { mapped: usize },
+}
+
+// SAFETY: a `Plaintext` is the only owner of its bytes, and shared references only read them.
+unsafe impl Send for Plaintext {}
+// SAFETY: as above.
+unsafe impl Sync for Plaintext {}
+
+impl Plaintext {
+    /// Zeroes of length `len`.
+    ///
+    /// # Panics
+    /// Where the kernel has no memory left, like any allocation.
+    pub fn zeroed(len: usize) -> Self {
+        if len <= SLOT
+            && let Some((index, start)) = pool().take()
+        {
+            return Self { start, len, place: Place::Slot(index) };
+        }
+        let mapped = len.max(1).next_multiple_of(SLOT);
+        let (start, _) = map_private(mapped);
+        Self { start, len, place: Place::Own { mapped } }
+    }
+
+    /// A copy; the caller wipes its own.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut copy = Self::zeroed(bytes.len());
+        copy.bytes_mut().copy_from_slice(bytes);
+        copy
+    }
+
+    /// Moves the bytes out of a vector, which is wiped.
+    pub fn take(mut bytes: Vec<u8>) -> Self {
+        let moved = Self::copy_of(&bytes);
+        bytes.zeroize();
+        moved
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `start` points at `len` initialised bytes that live as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// The bytes, to fill them.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and `&mut self` makes the access the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// Makes it shorter; what is cut off is wiped.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len {
+            self.bytes_mut()[len..].zeroize();
+            self.len = len;
+        }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for Plaintext {
+    fn drop(&mut self) {
+        self.bytes_mut().zeroize();
+        match self.place {
+            Place::Slot(index) => pool().give_back(index),
+            Place::Own { mapped } => {
+                // SAFETY: the mapping was made by `zeroed` with this length, and nothing refers to it now.
+                let _ = unsafe { munmap(self.start.cast(), mapped) };
+            }
+        }
+    }
+}
+
+/// Whether the pool's pages are locked, which `RLIMIT_MEMLOCK` may forbid: `kin doctor` says so.
+pub fn is_locked() -> bool {
+    pool().locked
+}
+
+struct Pool {
+    base: NonNull<u8>,
+    free: Mutex<Vec<usize>>,
+    locked: bool,
+}
+
+// SAFETY: `base` is never written through; slots are handed out to one owner at a time under `free`.
+unsafe impl Send for Pool {}
+// SAFETY: as above.
+unsafe impl Sync for Pool {}
+
+impl Pool {
+    fn take(&self) -> Option<(usize, NonNull<u8>)> {
+        let index = self.free.lock().pop()?;
+        // SAFETY: `index` is below SLOTS, so the slot lies within the mapping.
+        Some((index, unsafe { self.base.add(index * SLOT) }))
+    }
+
+    fn give_back(&self, index: usize) {
+        self.free.lock().push(index);
+    }
+}
+
+fn pool() -> &'static Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let (base, locked) = map_private(SLOT * SLOTS);
+        Pool { base, free: Mutex::new((0..SLOTS).rev().collect()), locked }
+    })
+}
+
+/// Zeroed pages out of core dumps and wiped in forks (madvise(2)); the flag says whether they are locked.
+fn map_private(len: usize) -> (NonNull<u8>, bool) {
+    let size = NonZeroUsize::new(len).unwrap_or(NonZeroUsize::MIN);
+    // SAFETY: a fresh anonymous mapping at an address of the kernel's choice aliases nothing.
+    let start = unsafe {
+        mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
+    }
+    .expect("no memory for a secret");
+    // SAFETY: the advice covers exactly the mapping just made.
+    let locked = unsafe {
+        let _ = madvise(start, len, MmapAdvise::MADV_DONTDUMP);
+        let _ = madvise(start, len, MmapAdvise::MADV_WIPEONFORK);
+        mlock(start, len).is_ok()
+    };
+    (start.cast(), locked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_every_size_keep_their_bytes() {
+        for len in [0, 1, 64, SLOT, SLOT + 1, 1 << 20] {
+            let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let value = Plaintext::copy_of(&bytes);
+            assert_eq!(value.bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_full_pool_falls_back_to_mappings() {
+        let values: Vec<_> = (0..SLOTS + 8).map(|n| Plaintext::copy_of(&[n as u8; 8])).collect();
+        assert!(values.iter().enumerate().all(|(n, value)| value.bytes() == [n as u8; 8]));
+    }
+
+    #[test]
+    fn a_slot_comes_back_wiped() {
+        for _ in 0..2 * SLOTS {
+            let mut value = Plaintext::zeroed(16);
+            assert_eq!(value.bytes(), [0; 16]);
+            value.bytes_mut().fill(0xff);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_wiped() {
+        let mut value = Plaintext::copy_of(b"0123456789");
+        value.truncate(4);
+        assert_eq!(value.bytes(), b"0123");
+        value.len = 10;
+        assert_eq!(value.bytes(), b"0123\0\0\0\0\0\0");
+    }
+}

@@ -1,0 +1,8 @@
+//! The one room with `unsafe`: kernel calls that no safe wrapper offers. Each block states why it holds.
+
+#![allow(unsafe_code)]
+
+pub mod memory;
+pub mod pidfd;
+pub mod process;
+pub mod socket;

@@ -1,0 +1,35 @@
+//! Making and hardening processes.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::unistd::ForkResult;
+
+/// Forks this process, which must have one thread: then the child may go on as if it were alone.
+///
+/// # Errors
+/// EAGAIN and ENOMEM of fork(2); EDEADLK where this process has more than one thread.
+pub fn fork_single_threaded() -> Result<ForkResult, Errno> {
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
+    if threads != 1 {
+        return Err(Errno::EDEADLK);
+    }
+    // SAFETY: with one thread no lock is held by a thread that the child lacks, so the child may call
+    // anything the parent could.
+    unsafe { nix::unistd::fork() }
+}
+
+/// Makes this process unreadable to others of its user: no core dump, no ptrace, no `/proc/PID/mem`,
+/// `environ`, `maps` or `fd` (`PR_SET_DUMPABLE`, prctl(2)). An exec undoes it.
+///
+/// # Errors
+/// Those of prctl(2) and setrlimit(2).
+pub fn harden() -> Result<(), Errno> {
+    nix::sys::prctl::set_dumpable(false)?;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
+}
+
+/// The raw number of a descriptor that outlives the call, for messages.
+pub fn raw(fd: &OwnedFd) -> i32 {
+    fd.as_raw_fd()
+}

@@ -1,0 +1,222 @@
+//! The decision.
+
+use crate::grant::{Binding, Ending, Grant, GrantId, Orphans, Standing};
+use crate::names::{DirectoryName, FileName, Reference};
+use crate::process::Lineage;
+use crate::time::Timestamp;
+
+/// What a reader wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// GETATTR, ACCESS, LOOKUP, OPENDIR: to learn that something is there, and how large it is.
+    Look,
+    /// OPEN: to be delivered a value.
+    Open,
+    /// READ through a handle that was opened under `opened_under`.
+    Read {
+        /// The grant that the open was permitted by.
+        opened_under: GrantId,
+        /// The kernel fills its page cache (a READ without a lock owner): whatever it gets, the next
+        /// reader is served without a question.
+        page_cache: bool,
+    },
+    /// Anything that would change a file.
+    Write,
+}
+
+/// Who asks, as far as that could be proven.
+#[derive(Clone, Copy, Debug)]
+pub enum Reader<'a> {
+    /// Every step from the reader upwards was proven.
+    Proven(&'a Lineage),
+    /// It could not be; that is a denial.
+    Unproven(Unidentified),
+}
+
+/// Why a reader's identity could not be proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unidentified {
+    /// The request carried pid 0: the thread is invisible from the mount's pid namespace.
+    Invisible,
+    /// The thread was gone before it could be looked at.
+    Gone,
+    /// Ancestors kept changing under the walk.
+    Unstable,
+    /// There are more ancestors than the walk will follow.
+    TooDeep,
+    /// The kernel would not say (hidepid, an unexpected error).
+    Unverifiable,
+}
+
+/// One question.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What for.
+    pub action: Action,
+    /// Who.
+    pub reader: Reader<'a>,
+    /// In which project's directory.
+    pub project: &'a DirectoryName,
+    /// Which file; `None` is the directory itself.
+    pub file: Option<&'a FileName>,
+}
+
+/// The answer.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Yes.
+    Permit(Permit),
+    /// No, and the first reason why.
+    Deny(Denial),
+}
+
+/// Proof that [`decide`] or [`decide_reveal`] said yes; there is no other way to come by one.
+///
+/// ```compile_fail
+/// let permit = kin_policy::Permit { grant: None, reference: None };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    grant: Option<GrantId>,
+    reference: Option<Reference>,
+}
+
+impl Permit {
+    /// The grant that permits; `None` where a person reveals a value at a terminal.
+    pub fn grant(&self) -> Option<GrantId> {
+        self.grant
+    }
+
+    /// The secret that may be unsealed; `None` where the permit is only to look.
+    pub fn reference(&self) -> Option<&Reference> {
+        self.reference.as_ref()
+    }
+}
+
+/// The first dimension that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Denial {
+    /// Everything here is read-only.
+    ReadOnly,
+    /// The reader could not be identified.
+    Unidentified(Unidentified),
+    /// No grant's root is among the reader's ancestors.
+    OutsideTree,
+    /// The reader hangs on the root as an orphan, after an inner keeper was killed.
+    Orphan,
+    /// The innermost grant has ended.
+    Ended(Ending),
+    /// The innermost grant is for another project.
+    OtherProject,
+    /// The handle was opened under another grant.
+    ForeignReader,
+    /// The read would have filled the page cache.
+    PageCacheFill,
+    /// The innermost grant has no such binding.
+    NoBinding,
+}
+
+impl Denial {
+    /// The word that records and messages use.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read_only",
+            Self::Unidentified(Unidentified::Invisible) => "identity_invisible",
+            Self::Unidentified(Unidentified::Gone) => "identity_gone",
+            Self::Unidentified(Unidentified::Unstable) => "identity_unstable",
+            Self::Unidentified(Unidentified::TooDeep) => "ancestry_too_deep",
+            Self::Unidentified(Unidentified::Unverifiable) => "identity_unverifiable",
+            Self::OutsideTree => "no_grant",
+            Self::Orphan => "orphan",
+            Self::Ended(ending) => ending.as_str(),
+            Self::OtherProject => "other_project",
+            Self::ForeignReader => "foreign_reader",
+            Self::PageCacheFill => "page_cache",
+            Self::NoBinding => "no_binding",
+        }
+    }
+}
+
+/// Decides one request. `grants` are those whose root is among the reader's ancestors, in any order;
+/// others do no harm. The innermost decides, whatever the outer ones would say: nesting narrows.
+pub fn decide(request: &Request<'_>, grants: &[Standing<'_>], now: Timestamp) -> Decision {
+    match judge(request, grants, now) {
+        Ok((grant, binding)) => Decision::Permit(Permit {
+            grant: Some(grant.id),
+            reference: binding.filter(|_| request.action == Action::Open).map(|b| b.reference.clone()),
+        }),
+        Err(denial) => Decision::Deny(denial),
+    }
+}
+
+/// Decides whether a person may be shown `reference` on a terminal: never from inside a grant's tree,
+/// and only when it was confirmed.
+pub fn decide_reveal(reference: &Reference, inside_a_tree: bool, confirmed: bool) -> Option<Permit> {
+    (!inside_a_tree && confirmed).then(|| Permit { grant: None, reference: Some(reference.clone()) })
+}
+
+fn judge<'a>(
+    request: &Request<'_>,
+    grants: &[Standing<'a>],
+    now: Timestamp,
+) -> Result<(&'a Grant, Option<&'a Binding>), Denial> {
+    if request.action == Action::Write {
+        return Err(Denial::ReadOnly);
+    }
+    let lineage = match request.reader {
+        Reader::Proven(lineage) => lineage,
+        Reader::Unproven(why) => return Err(Denial::Unidentified(why)),
+    };
+    let standing = innermost(lineage, grants).ok_or(Denial::OutsideTree)?;
+    let grant = standing.grant;
+    admitted(lineage, standing)?;
+    alive(standing, now)?;
+    if grant.project != *request.project {
+        return Err(Denial::OtherProject);
+    }
+    if let Action::Read { opened_under, page_cache } = request.action {
+        if opened_under != grant.id {
+            return Err(Denial::ForeignReader);
+        }
+        if page_cache {
+            return Err(Denial::PageCacheFill);
+        }
+    }
+    match request.file {
+        None => Ok((grant, None)),
+        Some(file) => grant.bindings.get(file).map(|b| (grant, Some(b))).ok_or(Denial::NoBinding),
+    }
+}
+
+fn innermost<'s, 'a>(lineage: &Lineage, grants: &'s [Standing<'a>]) -> Option<&'s Standing<'a>> {
+    grants
+        .iter()
+        .filter_map(|standing| Some((lineage.depth_of(standing.grant.root)?, standing)))
+        .min_by_key(|(depth, _)| *depth)
+        .map(|(_, standing)| standing)
+}
+
+fn admitted(lineage: &Lineage, standing: &Standing<'_>) -> Result<(), Denial> {
+    match standing.orphans {
+        Orphans::Admitted => Ok(()),
+        Orphans::Refused { command } => {
+            let branch = lineage.branch_below(standing.grant.root);
+            if command.is_some() && branch == command { Ok(()) } else { Err(Denial::Orphan) }
+        }
+    }
+}
+
+fn alive(standing: &Standing<'_>, now: Timestamp) -> Result<(), Denial> {
+    if let Some(ending) = standing.ended {
+        return Err(Denial::Ended(ending));
+    }
+    match standing.grant.expires {
+        Some(expires) if now >= expires => Err(Denial::Ended(Ending::TtlExpired)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! Grants: permission for one process tree to be delivered certain bindings of one project.
+
+use core::fmt;
+use core::str::FromStr;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{DirectoryName, FileName, Reference};
+use crate::process::Process;
+use crate::time::Timestamp;
+
+/// 128 random bits, drawn by the broker. Knowing one authorises nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GrantId([u8; 16]);
+
+impl GrantId {
+    /// From the bytes that the broker drew.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl From<GrantId> for String {
+    fn from(id: GrantId) -> Self {
+        id.to_string()
+    }
+}
+
+impl FromStr for GrantId {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "a grant id is 32 hexadecimal digits";
+        if text.len() != 32 || !text.is_ascii() {
+            return Err(RULE);
+        }
+        let mut bytes = [0; 16];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(|_| RULE)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for GrantId {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// Project X may be delivered `reference` under a file name, which is the key it is stored by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// The secret's name in the vault.
+    #[serde(rename = "ref")]
+    pub reference: Reference,
+    /// The environment variable that gets the file's path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_path: Option<String>,
+}
+
+/// One grant, as it was made. What happens to it later is its [`Standing`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Its id.
+    pub id: GrantId,
+    /// The keeper: descendants of this process, and nobody else.
+    pub root: Process,
+    /// The project's directory in the mount.
+    pub project: DirectoryName,
+    /// What may be delivered: a snapshot of the trusted manifest.
+    pub bindings: BTreeMap<FileName, Binding>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it ends by itself.
+    pub expires: Option<Timestamp>,
+}
+
+/// Why a grant ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The last process of its tree exited.
+    TreeExit,
+    /// The command exited, and that was to be the end (`--end-with-child`).
+    CommandExit,
+    /// Its keeper, or its front before the command ended, was killed.
+    OwnerKilled,
+    /// Its time was up.
+    TtlExpired,
+    /// A person revoked it.
+    Revoked,
+    /// The vault was locked.
+    Locked,
+    /// The broker stopped.
+    Stopped,
+}
+
+impl Ending {
+    /// The word that records and messages use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TreeExit => "tree_exit",
+            Self::CommandExit => "command_exit",
+            Self::OwnerKilled => "owner_killed",
+            Self::TtlExpired => "ttl_expired",
+            Self::Revoked => "revoked",
+            Self::Locked => "locked",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What holds for processes that descend from a root only because they were orphaned to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphans {
+    /// They are members: a double fork stays in the tree.
+    Admitted,
+    /// An inner keeper was killed, so orphans may be survivors of a narrower grant: only descendants
+    /// of the root's own command (where it is known) are members from now on.
+    Refused {
+        /// The command that the root spawned.
+        command: Option<Process>,
+    },
+}
+
+/// A grant and what has become of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// The grant.
+    pub grant: &'a Grant,
+    /// How it ended, where it has.
+    pub ended: Option<Ending>,
+    /// What holds for orphans.
+    pub orphans: Orphans,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_id_reads_back() {
+        let id = GrantId::from_bytes([7; 16]);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "07", &"g".repeat(32), &"é".repeat(16)] {
+            assert!(bad.parse::<GrantId>().is_err());
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! kin-policy answers one question: may this reader have this, now?
+//!
+//! It is pure: no I/O, no clock, no libc. Identity, time and grants are arguments; the answer is a
+//! [`Decision`]. A [`Permit`] has no public constructor, so holding one proves that [`decide`] said yes.
+
+#![forbid(unsafe_code)]
+
+mod decide;
+mod grant;
+mod names;
+mod process;
+mod time;
+
+pub use decide::{Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal};
+pub use grant::{Binding, Ending, Grant, GrantId, Orphans, Standing};
+pub use names::{BadName, DirectoryName, FileName, ProjectName, Reference};
+pub use process::{Lineage, Pid, Process, Tid};
+pub use time::Timestamp;

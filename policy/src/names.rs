@@ -1,0 +1,228 @@
+//! Names are parsed once; after that a name is known to be good.
+
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// Why a name was refused. The text names the rule, never more of the input than a short, escaped piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadName {
+    what: &'static str,
+    rule: &'static str,
+    excerpt: String,
+}
+
+impl BadName {
+    fn new(what: &'static str, rule: &'static str, input: &str) -> Self {
+        let mut excerpt: String = input.chars().take(40).flat_map(char::escape_default).collect();
+        if input.chars().nth(40).is_some() {
+            excerpt.push('…');
+        }
+        Self { what, rule, excerpt }
+    }
+}
+
+impl fmt::Display for BadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bad {} \"{}\": {}", self.what, self.excerpt, self.rule)
+    }
+}
+
+impl core::error::Error for BadName {}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:path) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Parses the name.
+            ///
+            /// # Errors
+            /// [`BadName`] says which rule was broken.
+            pub fn new(text: impl Into<String>) -> Result<Self, BadName> {
+                let text = text.into();
+                match $check(&text) {
+                    Ok(()) => Ok(Self(text)),
+                    Err(rule) => Err(BadName::new($what, rule, &text)),
+                }
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = BadName;
+            fn try_from(text: String) -> Result<Self, BadName> {
+                Self::new(text)
+            }
+        }
+
+        impl core::str::FromStr for $name {
+            type Err = BadName;
+            fn from_str(text: &str) -> Result<Self, BadName> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl core::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name!(
+    /// What `[project] name` says: a label, not an identity. A project is its canonical path.
+    ProjectName, "project name", check_project
+);
+name!(
+    /// A project's directory in the mount: `api`, or `api~1a2b3c4d` for a second checkout of that name.
+    DirectoryName, "project directory", check_directory
+);
+name!(
+    /// The name of a file that a binding presents.
+    FileName, "file name", check_file
+);
+name!(
+    /// The name of a secret in the vault, `stripe/test_key`.
+    Reference, "reference", check_reference
+);
+
+const PLAIN: &str = "only letters, digits, '.', '_' and '-' are allowed";
+
+fn check_label(text: &str, limit: usize, extra: &[char]) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > limit {
+        return Err("it is too long");
+    }
+    if text == "." || text == ".." {
+        return Err("'.' and '..' are directories");
+    }
+    if text.starts_with('-') {
+        return Err("it must not start with '-'");
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') || extra.contains(&c);
+    if text.chars().all(allowed) { Ok(()) } else { Err(PLAIN) }
+}
+
+fn check_project(text: &str) -> Result<(), &'static str> {
+    check_label(text, 64, &[])?;
+    if text.starts_with('.') { Err("it must not start with '.'") } else { Ok(()) }
+}
+
+fn check_directory(text: &str) -> Result<(), &'static str> {
+    let (project, suffix) = match text.split_once('~') {
+        Some((project, suffix)) => (project, Some(suffix)),
+        None => (text, None),
+    };
+    check_project(project)?;
+    match suffix {
+        None => Ok(()),
+        Some(hash) if hash.len() == 8 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(()),
+        Some(_) => Err("after '~' come eight hexadecimal digits"),
+    }
+}
+
+/// Names that any file system and any shell can carry: no separators, no control or invisible
+/// characters, at most 255 bytes (`NAME_MAX`).
+fn check_file(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > 255 {
+        return Err("it is longer than 255 bytes");
+    }
+    if text == "." || text == ".." {
+        return Err("'.' and '..' are directories");
+    }
+    if text.starts_with('-') {
+        return Err("it must not start with '-'");
+    }
+    if text.contains('/') {
+        return Err("it must not contain '/'");
+    }
+    if text.chars().any(unprintable) {
+        return Err("control and invisible characters are not allowed");
+    }
+    Ok(())
+}
+
+fn check_reference(text: &str) -> Result<(), &'static str> {
+    if text.len() > 255 {
+        return Err("it is longer than 255 bytes");
+    }
+    text.split('/').try_for_each(|segment| check_label(segment, 255, &['+'])).map_err(|rule| match rule {
+        "it is empty" => "no part between '/' may be empty",
+        PLAIN => "only letters, digits, '.', '_', '-', '+' and '/' between parts are allowed",
+        rule => rule,
+    })
+}
+
+/// Control characters, and the format characters that reorder or hide text on a terminal.
+fn unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k09_bad_file_names_are_refused() {
+        let long = "x".repeat(256);
+        for bad in ["", ".", "..", "../x", "/x", "a/b", "a\nb", "a\0b", "-x", "a\u{202e}b", &long] {
+            assert!(FileName::new(bad).is_err(), "{bad:?}");
+        }
+        for good in [".env", "tls.key", "DATABASE_URL", "a b", "ключ", &"x".repeat(255)] {
+            assert!(FileName::new(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn references_are_labels_between_slashes() {
+        for bad in ["", "/", "a//b", "a/", "/a", "../a", "a/../b", "-a", "a/-b", "a b", "a@1", "a\n", "$(id)"]
+        {
+            assert!(Reference::new(bad).is_err(), "{bad:?}");
+        }
+        for good in ["db/url", "stripe/test_key", "a", "a.b/c+d"] {
+            assert!(Reference::new(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_checkout_has_a_tagged_directory() {
+        assert!(DirectoryName::new("api").is_ok());
+        assert!(DirectoryName::new("api~0123abcd").is_ok());
+        for bad in ["api~", "api~xyz", "api~0123abcde", "~01234567", "a/b", "..", ".git"] {
+            assert!(DirectoryName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_never_repeats_control_characters() {
+        let message = FileName::new("a\n\u{1b}[31m").unwrap_err().to_string();
+        assert!(message.chars().all(|c| !c.is_control()), "{message:?}");
+    }
+}
