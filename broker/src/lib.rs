@@ -1,6 +1,7 @@
 //! kin-broker delivers: it holds the vault, knows the readers, keeps the grants, writes the record, and
 //! hands out a value only under a permit that the record has.
 
+pub mod audit;
 pub mod control;
 mod error;
 pub mod paths;

@@ -1,0 +1,150 @@
+//! The asking side of the control socket.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::de::DeserializeOwned;
+
+use super::frame::{read_frame, write_frame};
+use super::protocol::{Answer, Hello, Question, Request};
+use crate::error::{Class, Error, Result, describe};
+use crate::paths::{Directories, check_private};
+use crate::sys::memory::Plaintext;
+
+/// How long an answer may take: the broker's slowest work (an scrypt key, a keyring that asks its user)
+/// has deadlines of its own below this.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// One connection to the broker.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// Connects to a broker that runs, and makes sure that it is ours.
+    ///
+    /// # Errors
+    /// `broker_unreachable` where none answers, `unsafe_dir` or `broker_untrusted` where something is
+    /// not ours, `protocol_version` where it is of another version.
+    pub fn connect(directories: &Directories) -> Result<Self> {
+        let socket = directories.socket();
+        let unreachable = |error: &io::Error| {
+            Error::new(
+                Class::Unreachable,
+                "broker_unreachable",
+                format!("no broker answers: {}", describe(error)),
+            )
+            .hint("`kin run` starts one; `kin doctor` says what may be wrong")
+        };
+        match std::fs::symlink_metadata(&directories.runtime) {
+            Ok(_) => check_private(&directories.runtime)?,
+            Err(error) => return Err(unreachable(&error)),
+        }
+        let meta = std::fs::symlink_metadata(&socket).map_err(|error| unreachable(&error))?;
+        let us = nix::unistd::geteuid().as_raw();
+        if meta.uid() != us {
+            return Err(untrusted(format!("{} belongs to uid {}", socket.display(), meta.uid())));
+        }
+        let stream = UnixStream::connect(&socket).map_err(|error| unreachable(&error))?;
+        let peer = getsockopt(&stream, PeerCredentials)
+            .map_err(|error| Error::internal("ask who listens", error))?;
+        if peer.uid() != us {
+            return Err(untrusted(format!("the broker's socket is served by uid {}", peer.uid())));
+        }
+        let limit = |error: io::Error| Error::internal("set a deadline", error);
+        stream.set_read_timeout(Some(ANSWER_DEADLINE)).map_err(limit)?;
+        stream.set_write_timeout(Some(ANSWER_DEADLINE)).map_err(limit)?;
+        Ok(Self { stream })
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// The broker's own refusal; `broker_unreachable` where it went away, `timeout` where it did not answer.
+    pub fn ask<T: DeserializeOwned>(&mut self, question: Question) -> Result<T> {
+        self.exchange(question, None).map(|(answer, _)| answer)
+    }
+
+    /// Asks with a value, an answer without.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_with<T: DeserializeOwned>(
+        &mut self,
+        question: Question,
+        value: Option<&Plaintext>,
+    ) -> Result<T> {
+        self.exchange(question, value).map(|(answer, _)| answer)
+    }
+
+    /// Asks for a value.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]; `internal` where the answer has no value.
+    pub fn ask_for_value<T: DeserializeOwned>(&mut self, question: Question) -> Result<(T, Plaintext)> {
+        let (answer, value) = self.exchange(question, None)?;
+        Ok((answer, value.ok_or_else(|| Error::internal("read the answer", "it has no value"))?))
+    }
+
+    /// Says something that has no answer.
+    ///
+    /// # Errors
+    /// `broker_unreachable` where it went away.
+    pub fn tell(&mut self, question: Question) -> Result<()> {
+        write_frame(&mut self.stream, &Request::from(question), None).map_err(|error| lost(&error))
+    }
+
+    /// The broker at the other end.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn hello(&mut self) -> Result<Hello> {
+        self.ask(Question::Hello)
+    }
+
+    /// The connection itself, to poll for its end.
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    fn exchange<T: DeserializeOwned>(
+        &mut self,
+        question: Question,
+        value: Option<&Plaintext>,
+    ) -> Result<(T, Option<Plaintext>)> {
+        write_frame(&mut self.stream, &Request::from(question), value).map_err(|error| lost(&error))?;
+        match read_frame::<Answer<T>>(&mut self.stream).map_err(|error| lost(&error))? {
+            Some((Answer::Done(answer), value)) => Ok((answer, value)),
+            Some((Answer::Failed(error), _)) => Err(error),
+            None => Err(lost(&io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+}
+
+fn untrusted(message: String) -> Error {
+    Error::new(Class::Unreachable, "broker_untrusted", message)
+        .hint("somebody else put it there: see `kin doctor`")
+}
+
+fn lost(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            Error::new(Class::Timeout, "timeout", "the broker did not answer in time")
+                .hint("see `kin doctor`")
+        }
+        io::ErrorKind::InvalidData => {
+            Error::new(Class::Unreachable, "protocol_version", "the broker speaks another protocol")
+                .hint("run `kin stop` with the version that started it, then try again")
+        }
+        _ => Error::new(
+            Class::Unreachable,
+            "broker_unreachable",
+            format!("the broker went away: {}", describe(error)),
+        )
+        .hint("try again: `kin run` starts a new one"),
+    }
+}
