@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod control;
 mod error;
+pub mod identity;
 pub mod paths;
 pub mod sys;
 

@@ -19,6 +19,14 @@ pub fn fork_single_threaded() -> Result<ForkResult, Errno> {
     unsafe { nix::unistd::fork() }
 }
 
+/// Forks a test's process, where the test runner's other threads do nothing but wait for this one.
+#[cfg(test)]
+pub(crate) fn fork_beside_an_idle_runner() -> Result<ForkResult, Errno> {
+    // SAFETY: a thread that waits on a channel holds no lock that the child could need, and fork(3) itself
+    // leaves the allocator usable.
+    unsafe { nix::unistd::fork() }
+}
+
 /// Makes this process unreadable to others of its user: no core dump, no ptrace, no `/proc/PID/mem`,
 /// `environ`, `maps` or `fd` (`PR_SET_DUMPABLE`, prctl(2)). An exec undoes it.
 ///

@@ -1,0 +1,146 @@
+//! The process table through `/proc` and plain pidfds (Linux 5.3): what stock Debian 12 has.
+//!
+//! /proc is read by number, and a pidfd opened before and polled after proves whose the number was: it
+//! cannot be given to another process while this one lives.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+use kin_policy::{Pid, Process, Tid};
+
+use super::pidfd::absent;
+use super::table::{Absent, Held, Identity, ProcessTable};
+use crate::sys::pidfd;
+
+/// See the module.
+pub(super) struct ProcfsTable;
+
+impl ProcessTable for ProcfsTable {
+    fn name(&self) -> &'static str {
+        "procfs"
+    }
+
+    fn open(&self, pid: Pid) -> Result<Held, Absent> {
+        pin(pid, pidfd::open(pid).map_err(absent)?)
+    }
+
+    fn adopt(&self, pid: Pid, fd: OwnedFd) -> Result<Held, Absent> {
+        if pidfd::number(fd.as_fd()) == Some(pid) { pin(pid, fd) } else { Err(Absent::Missing) }
+    }
+
+    fn leader_of(&self, tid: Tid) -> Result<Pid, Absent> {
+        let status = std::fs::read(format!("/proc/{tid}/status"));
+        match status {
+            Ok(status) => thread_group(&status).ok_or(Absent::Hidden),
+            Err(error) if is_gone(&error) && !exists(tid) => Err(Absent::Missing),
+            Err(_) => Err(Absent::Hidden),
+        }
+    }
+
+    fn parent(&self, child: &Held) -> Result<Option<Pid>, Absent> {
+        Ok(stat_of(child.process().pid, child)?.parent)
+    }
+
+    fn has_thread(&self, pid: Pid, tid: Tid) -> bool {
+        pidfd::has_thread(pid, tid)
+    }
+}
+
+fn pin(pid: Pid, fd: OwnedFd) -> Result<Held, Absent> {
+    let stat = stat_of(pid, &fd)?;
+    Ok(Held::new(Identity { process: Process { pid, start: stat.start }, inode: None }, fd))
+}
+
+/// The stat of the process that `fd` is a descriptor of, whose number is `pid` while it lives.
+fn stat_of(pid: Pid, fd: &impl AsFd) -> Result<Stat, Absent> {
+    let stat = Stat::read(pid);
+    if !pidfd::is_alive(fd.as_fd()) {
+        return Err(Absent::Missing);
+    }
+    stat.map_err(|_| Absent::Hidden)
+}
+
+/// What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// Field 4: the parent's thread group.
+    pub(super) parent: Option<Pid>,
+    /// Field 22: clock ticks from boot to its start.
+    pub(super) start: u64,
+}
+
+impl Stat {
+    /// By number, so only a pidfd can say whose it was.
+    pub(super) fn read(pid: Pid) -> io::Result<Self> {
+        let mut line = [0; 2048];
+        let len = File::open(format!("/proc/{pid}/stat"))?.read(&mut line)?;
+        Self::parse(&line[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Field 2 is a name in brackets that its process chooses, brackets and newlines included; after it
+    /// come only a state letter and numbers, so the last `)` of all is the one that closes it.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let name_ends = line.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = std::str::from_utf8(&line[name_ends + 1..]).ok()?.split_ascii_whitespace();
+        let parent = Pid::new(fields.nth(1)?.parse().ok()?);
+        let start = fields.nth(17)?.parse().ok()?;
+        Some(Self { parent, start })
+    }
+}
+
+/// The `Tgid:` line of `/proc/TID/status`; the name above it has its newlines escaped (proc_pid_status(5)).
+fn thread_group(status: &[u8]) -> Option<Pid> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
+    Pid::new(std::str::from_utf8(line).ok()?.trim().parse().ok()?)
+}
+
+/// What a read of /proc says where the process is not, or where hidepid makes it look so.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// Whether /proc would not tell, rather than could not for want of something of ours.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    is_gone(error) || matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+}
+
+fn exists(tid: Tid) -> bool {
+    let Ok(number) = i32::try_from(tid.get()) else { return false };
+    !matches!(nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), None), Err(nix::errno::Errno::ESRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(comm: &[u8]) -> Option<Stat> {
+        let tail = b") S 41 1 1 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2 3\n";
+        Stat::parse(&[b"42 (", comm, tail].concat())
+    }
+
+    #[test]
+    fn a05_a_name_cannot_speak_for_the_parent() {
+        let honest = Some(Stat { parent: Pid::new(41), start: 987_654 });
+        for comm in [&b"cat"[..], b"x) S 1 (", b"a\nb", b") S 1 1 1 (", b"", b"\xff\xfe)", b"((("] {
+            assert_eq!(stat(comm), honest, "{comm:?}");
+        }
+    }
+
+    #[test]
+    fn cut_or_strange_lines_are_no_answer() {
+        for line in [&b""[..], b"42", b"42 (x", b"42 (x)", b"42 (x) S", b"42 (x) S 1 2 3", b"42 (x) S y 1"] {
+            assert_eq!(Stat::parse(line), None, "{line:?}");
+        }
+        let top = Stat::parse(b"1 (init) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 3 1");
+        assert_eq!(top, Some(Stat { parent: None, start: 3 }));
+    }
+
+    #[test]
+    fn the_thread_group_is_the_line_of_that_name() {
+        let status = b"Name:\tTgid:\\n7\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t42\nNgid:\t0\nPid:\t43\n";
+        assert_eq!(thread_group(status), Pid::new(42));
+        assert_eq!(thread_group(b"Name:\tx\n"), None);
+        assert_eq!(thread_group(b"Tgid:\t0\n"), None);
+    }
+}

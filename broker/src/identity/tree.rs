@@ -1,0 +1,55 @@
+//! Which processes does a grant's tree hold? For people to look at, never for a decision.
+
+use kin_policy::{Pid, Process};
+
+use super::procfs::Stat;
+
+/// How many processes a tree is shown with.
+const SHOWN: usize = 256;
+
+/// One process of a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// Steps below the root, which is 0.
+    pub depth: usize,
+    /// Its number.
+    pub pid: Pid,
+    /// Its name, as bytes of its own choice.
+    pub comm: Vec<u8>,
+}
+
+/// The tree below and with `root`, each parent before its children: best effort, at most 256 processes,
+/// empty where the root is gone. From `/proc/PID/task/TID/children` (proc_pid_task(5), which needs
+/// CONFIG_PROC_CHILDREN and may miss children of processes that exit meanwhile).
+pub fn tree_of(root: Process) -> Vec<Branch> {
+    let mut tree = Vec::new();
+    if !Stat::read(root.pid).is_ok_and(|stat| stat.start == root.start) {
+        return tree;
+    }
+    let mut open = vec![(0, root.pid)];
+    while let Some((depth, pid)) = open.pop() {
+        if tree.len() == SHOWN {
+            break;
+        }
+        let Ok(mut comm) = std::fs::read(format!("/proc/{pid}/comm")) else { continue };
+        if comm.last() == Some(&b'\n') {
+            comm.pop();
+        }
+        tree.push(Branch { depth, pid, comm });
+        let mut below = children_of(pid);
+        below.sort_unstable_by(|one, other| other.cmp(one));
+        open.extend(below.into_iter().map(|child| (depth + 1, child)));
+    }
+    tree
+}
+
+/// Every thread has its own children.
+fn children_of(pid: Pid) -> Vec<Pid> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let lists =
+        threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let parse = |list: String| -> Vec<Pid> {
+        list.split_ascii_whitespace().filter_map(|number| Pid::new(number.parse().ok()?)).collect()
+    };
+    lists.flat_map(parse).take(SHOWN).collect()
+}

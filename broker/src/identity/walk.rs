@@ -1,0 +1,171 @@
+//! From whom does a process descend? The walk that pid reuse and exits under way cannot fool.
+//!
+//! One step: read the child's parent number P; pin the process numbered P (a pidfd, alive); read the
+//! child's parent number again. If it is still P and the child lives, the pinned process was the child's
+//! parent at that instant. Otherwise the walk starts over.
+//!
+//! Why the second reading suffices: an exiting parent's children go to one of its own ancestors (or to
+//! another thread of it, with the same number), so every process that can ever become the child's parent
+//! existed before the child. The parent numbered P at the first reading either lived at the moment of
+//! pinning, and then it is what was pinned; or it had exited, and the child had moved to a process that
+//! existed while P was taken and so has another number, for good.
+//!
+//! Steps are proven at different instants, lowest first. That is sound because exits only shorten a chain
+//! upwards: who is my parent's ancestor now was mine when my parent was proven.
+
+use std::sync::Arc;
+
+use kin_policy::{Pid, Process, Tid, Unidentified};
+
+use super::Roots;
+use super::known::Known;
+use super::table::{Absent, Held, ProcessTable};
+
+/// How often a walk starts over before it gives up. Each start needs another ancestor to have exited
+/// under the walk.
+const ATTEMPTS: usize = 64;
+/// How many ancestors a walk follows.
+pub(super) const DEPTH: usize = 8192;
+/// How many of the nearest ancestors are handed back pinned, to be remembered as readers of their own.
+const NEAREST: usize = 16;
+
+/// The way up from one process.
+#[derive(Debug, Default)]
+pub(super) struct Ascent {
+    /// Nearest first; the last one is the root where there is one.
+    pub(super) ancestors: Vec<Process>,
+    /// The innermost root.
+    pub(super) root: Option<Arc<Held>>,
+    /// The first of `ancestors`, pinned: those that this walk proved itself, without the root.
+    pub(super) nearest: Vec<Arc<Held>>,
+}
+
+/// What a walk goes by.
+pub(super) struct Walk<'a> {
+    pub(super) table: &'a dyn ProcessTable,
+    pub(super) roots: &'a dyn Roots,
+    /// The living group leader of that number, where its own way up to a root is known already.
+    pub(super) known: &'a dyn Fn(Pid) -> Option<Arc<Known>>,
+}
+
+enum Halt {
+    Moved,
+    Refused(Unidentified),
+}
+
+enum Above {
+    Root(Arc<Held>),
+    Known(Arc<Known>),
+    Parent { held: Arc<Held>, next: Option<Pid> },
+}
+
+impl Walk<'_> {
+    /// Up to the innermost root, else to the top.
+    pub(super) fn ascend(&self, reader: &Held) -> Result<Ascent, Unidentified> {
+        for _ in 0..ATTEMPTS {
+            match self.attempt(reader) {
+                Ok(ascent) => return Ok(ascent),
+                Err(Halt::Refused(why)) => return Err(why),
+                Err(Halt::Moved) if reader.is_alive() => {}
+                Err(Halt::Moved) => return Err(Unidentified::Gone),
+            }
+        }
+        Err(Unidentified::Unstable)
+    }
+
+    fn attempt(&self, reader: &Held) -> Result<Ascent, Halt> {
+        let mut ascent = Ascent::default();
+        let mut climbed: Option<Arc<Held>> = None;
+        let mut above = self.parent(reader)?;
+        while let Some(pid) = above {
+            if ascent.ancestors.len() >= DEPTH {
+                return Err(Halt::Refused(Unidentified::TooDeep));
+            }
+            match self.step(climbed.as_deref().unwrap_or(reader), pid)? {
+                Above::Parent { held, next } => {
+                    ascent.ancestors.push(held.process());
+                    if ascent.nearest.len() < NEAREST {
+                        ascent.nearest.push(Arc::clone(&held));
+                    }
+                    (climbed, above) = (Some(held), next);
+                }
+                Above::Root(root) => {
+                    ascent.ancestors.push(root.process());
+                    ascent.root = Some(root);
+                    break;
+                }
+                Above::Known(known) => return ascent.joined(&known),
+            }
+        }
+        Ok(ascent)
+    }
+
+    /// Proves that the process numbered `pid` is the child's parent.
+    fn step(&self, child: &Held, pid: Pid) -> Result<Above, Halt> {
+        let above = self.pin(pid);
+        if self.parent(child)? != Some(pid) {
+            return Err(Halt::Moved);
+        }
+        above
+    }
+
+    fn pin(&self, pid: Pid) -> Result<Above, Halt> {
+        if let Some(known) = (self.known)(pid) {
+            let root = self.roots.is_root(&known.identity());
+            return Ok(if root { Above::Root(Arc::clone(known.held())) } else { Above::Known(known) });
+        }
+        let held = Arc::new(self.table.open(pid).map_err(halt)?);
+        if self.roots.is_root(&held.identity()) {
+            return Ok(Above::Root(held));
+        }
+        let next = self.parent(&held)?;
+        Ok(Above::Parent { held, next })
+    }
+
+    fn parent(&self, child: &Held) -> Result<Option<Pid>, Halt> {
+        self.table.parent(child).map_err(halt)
+    }
+}
+
+impl Ascent {
+    /// This way continued by that of a known ancestor.
+    fn joined(mut self, known: &Known) -> Result<Self, Halt> {
+        let lineage = known.lineage();
+        self.ancestors.push(lineage.process);
+        self.ancestors.extend_from_slice(&lineage.ancestors);
+        if self.ancestors.len() > DEPTH {
+            return Err(Halt::Refused(Unidentified::TooDeep));
+        }
+        self.root = known.root_held().map(Arc::clone);
+        Ok(self)
+    }
+}
+
+/// On the way up a process that is gone means that the way changed; one that hides ends it.
+fn halt(absent: Absent) -> Halt {
+    match absent {
+        Absent::Missing => Halt::Moved,
+        Absent::Hidden => Halt::Refused(Unidentified::Unverifiable),
+    }
+}
+
+/// Pins the thread group of a thread. The number of a leader is tried as the group's own first: most
+/// readers have one thread.
+pub(super) fn thread_group(table: &dyn ProcessTable, tid: Tid) -> Result<Held, Unidentified> {
+    if let Some(pid) = Pid::new(tid.get())
+        && let Ok(held) = table.open(pid)
+    {
+        return Ok(held);
+    }
+    for _ in 0..ATTEMPTS {
+        let pid = table.leader_of(tid).map_err(Absent::unidentified)?;
+        match table.open(pid) {
+            // The group lives after it was seen to have the thread: the number was its own then.
+            Ok(held) if table.has_thread(pid, tid) && held.is_alive() => return Ok(held),
+            Err(Absent::Hidden) => return Err(Unidentified::Unverifiable),
+            Err(Absent::Missing) if pid.get() == tid.get() => return Err(Unidentified::Gone),
+            _ => {}
+        }
+    }
+    Err(Unidentified::Unstable)
+}
