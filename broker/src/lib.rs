@@ -4,8 +4,12 @@
 pub mod audit;
 pub mod control;
 mod error;
+pub mod files;
+pub mod generate;
+pub mod keys;
 pub mod paths;
 pub mod sys;
+pub mod vault;
 
 pub use error::{Class, Error, Result, describe};
 pub use sys::memory::Plaintext;
