@@ -4,9 +4,13 @@
 pub mod audit;
 pub mod control;
 mod error;
+pub mod files;
+pub mod generate;
 pub mod identity;
+pub mod keys;
 pub mod paths;
 pub mod sys;
+pub mod vault;
 
 pub use error::{Class, Error, Result, describe};
 pub use sys::memory::Plaintext;

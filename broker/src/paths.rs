@@ -82,6 +82,26 @@ impl Directories {
         self.runtime.join("broker.lock")
     }
 
+    /// How the vault is unlocked, and the recipient that its identity must have.
+    pub fn key_config(&self) -> PathBuf {
+        self.config.join("key.json")
+    }
+
+    /// The identity, where a passphrase guards it.
+    pub fn identity_file(&self) -> PathBuf {
+        self.data.join("identity.age")
+    }
+
+    /// The vault.
+    pub fn vault_file(&self) -> PathBuf {
+        self.data.join("vault.age")
+    }
+
+    /// What is trusted.
+    pub fn trust_file(&self) -> PathBuf {
+        self.data.join("trust.json")
+    }
+
     /// Makes all four, each 0700 and ours; refuses what somebody else could have put there.
     ///
     /// # Errors

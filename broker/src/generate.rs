@@ -1,0 +1,165 @@
+//! What would be a good new value?
+
+use base64ct::{Base64, Encoding};
+use chacha20poly1305::aead::OsRng;
+use chacha20poly1305::aead::rand_core::RngCore;
+use ssh_key::{Algorithm, LineEnding, PrivateKey};
+
+use crate::Plaintext;
+use crate::error::{Class, Error, Result};
+
+/// Exactly 64 characters, so that six random bits choose one without bias; none needs quoting in a shell,
+/// a URL or an .env file.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+const HEX: &[u8; 16] = b"0123456789abcdef";
+/// The most that can be asked for, in bytes or characters.
+const MOST: usize = 4096;
+
+/// Makes a value: `hex[:BYTES]` and `base64[:BYTES]` (32 bytes unless said), `password[:LENGTH]` (24
+/// characters of `A-Z a-z 0-9 - _` unless said, six bits each), `ssh-ed25519` (a private key in OpenSSH's
+/// format). Randomness is the operating system's.
+///
+/// # Errors
+/// `bad_generate` for anything else.
+pub fn generate(spec: &str) -> Result<Plaintext> {
+    let (kind, size) = match spec.split_once(':') {
+        Some((kind, size)) => (kind, Some(parse_size(size)?)),
+        None => (spec, None),
+    };
+    match (kind, size) {
+        ("hex", size) => hex(&random(size.unwrap_or(32))?),
+        ("base64", size) => base64(&random(size.unwrap_or(32))?),
+        ("password", size) => password(size.unwrap_or(24)),
+        ("ssh-ed25519", None) => ssh_ed25519(),
+        _ => Err(bad("no such kind of value")),
+    }
+}
+
+/// Bytes from the operating system, straight into locked memory.
+pub(crate) fn random(len: usize) -> Result<Plaintext> {
+    let mut bytes = Plaintext::zeroed(len);
+    OsRng.try_fill_bytes(bytes.bytes_mut()).map_err(|error| Error::internal("draw random bytes", error))?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &Plaintext) -> Result<Plaintext> {
+    let mut text = Plaintext::zeroed(bytes.len() * 2);
+    for (pair, byte) in text.bytes_mut().chunks_exact_mut(2).zip(bytes.bytes()) {
+        pair[0] = HEX[usize::from(byte >> 4)];
+        pair[1] = HEX[usize::from(byte & 15)];
+    }
+    Ok(text)
+}
+
+fn base64(bytes: &Plaintext) -> Result<Plaintext> {
+    let mut text = Plaintext::zeroed(Base64::encoded_len(bytes.bytes()));
+    Base64::encode(bytes.bytes(), text.bytes_mut()).map_err(|error| Error::internal("encode", error))?;
+    Ok(text)
+}
+
+fn password(len: usize) -> Result<Plaintext> {
+    let mut text = random(len)?;
+    for byte in text.bytes_mut() {
+        *byte = ALPHABET[usize::from(*byte & 63)];
+    }
+    Ok(text)
+}
+
+fn ssh_ed25519() -> Result<Plaintext> {
+    let failed = |error| Error::internal("make an ssh key", error);
+    let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(failed)?;
+    let text = key.to_openssh(LineEnding::LF).map_err(failed)?;
+    Ok(Plaintext::copy_of(text.as_bytes()))
+}
+
+fn parse_size(text: &str) -> Result<usize> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(size) if digits && (1..=MOST).contains(&size) => Ok(size),
+        _ => Err(bad(&format!("after ':' comes a number from 1 to {MOST}"))),
+    }
+}
+
+fn bad(why: &str) -> Error {
+    Error::new(Class::Usage, "bad_generate", format!("cannot generate that: {why}"))
+        .hint("hex[:BYTES], base64[:BYTES], password[:LENGTH] or ssh-ed25519")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::process::Command;
+
+    use super::*;
+
+    fn text(spec: &str) -> String {
+        String::from_utf8(generate(spec).unwrap().bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn sizes_are_what_was_asked_for() {
+        for (spec, len) in [("hex", 64), ("hex:1", 2), ("base64", 44), ("base64:3", 4), ("password", 24)] {
+            assert_eq!(text(spec).len(), len, "{spec}");
+        }
+        assert_eq!(text("password:4096").len(), 4096);
+        assert_eq!(Base64::decode_vec(&text("base64:1000")).unwrap().len(), 1000);
+        assert!(text("hex:500").bytes().all(|byte| HEX.contains(&byte)));
+    }
+
+    #[test]
+    fn a_password_uses_its_whole_alphabet_evenly() {
+        let mut counts = [0_u32; 256];
+        for byte in (0..16).flat_map(|_| text("password:4096").into_bytes()) {
+            counts[usize::from(byte)] += 1;
+        }
+        // 65,536 characters: 1024 each, with a standard deviation of 32; ten of them are never seen.
+        assert_eq!(ALPHABET.iter().collect::<BTreeSet<_>>().len(), 64);
+        assert!(ALPHABET.iter().all(|byte| counts[usize::from(*byte)].abs_diff(1024) < 320), "{counts:?}");
+    }
+
+    #[test]
+    fn no_two_values_are_alike() {
+        for spec in ["hex", "base64", "password", "ssh-ed25519"] {
+            assert_ne!(text(spec), text(spec));
+        }
+    }
+
+    #[test]
+    fn ssh_keygen_reads_a_generated_key() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("id_ed25519");
+        crate::files::write_atomic(&path, generate("ssh-ed25519").unwrap().bytes()).unwrap();
+        let output = Command::new("ssh-keygen").arg("-y").arg("-f").arg(&path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.starts_with(b"ssh-ed25519 AAAA"));
+        assert!(text("ssh-ed25519").ends_with("-----END OPENSSH PRIVATE KEY-----\n"));
+    }
+
+    #[test]
+    fn bad_specifications_are_refused() {
+        let specs = [
+            "",
+            "hex:",
+            "hex:0",
+            "hex:-1",
+            "hex:+1",
+            "hex: 1",
+            "hex:1:2",
+            "hex:4097",
+            "hex:18446744073709551616",
+            "HEX",
+            "base64:x",
+            "password:0",
+            "ssh-ed25519:1",
+            "ssh-rsa",
+            "uuid",
+            "\u{1b}[31m",
+            "hex:１",
+        ];
+        for spec in specs {
+            let error = generate(spec).err().unwrap_or_else(|| panic!("{spec:?} was accepted"));
+            assert_eq!((error.class, &*error.code), (Class::Usage, "bad_generate"));
+            assert!(!error.message.contains('\u{1b}'));
+        }
+    }
+}

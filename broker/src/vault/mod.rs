@@ -1,0 +1,175 @@
+//! The encrypted store of named secrets. It makes no access decisions: it opens a value for a logged
+//! permit, and for nothing else.
+
+mod container;
+mod seal;
+
+use std::path::{Path, PathBuf};
+
+use kin_policy::{Permit, Reference};
+
+use crate::Plaintext;
+use crate::audit::Logged;
+use crate::control::protocol::SecretInfo;
+use crate::error::{Class, Error, Result};
+use crate::files;
+use crate::keys::Identity;
+use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
+
+/// Bytes of a value, at most.
+pub const MAX_VALUE: usize = crate::control::MAX_VALUE;
+/// Bytes of a note, at most.
+pub const MAX_NOTE: usize = 1024;
+
+/// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker.
+pub struct Vault {
+    path: PathBuf,
+    keys: Keys,
+    data_key: Plaintext,
+    content: Content,
+}
+
+impl Vault {
+    /// Makes an empty vault at `path`.
+    ///
+    /// # Errors
+    /// `vault_exists` (Denied) where something is there already, or a storage error.
+    pub fn create(path: &Path, identity: &Identity) -> Result<Self> {
+        if files::exists(path) {
+            let message = format!("{} is there already", path.display());
+            return Err(Error::new(Class::Denied, "vault_exists", message).hint("move it away to begin anew"));
+        }
+        let keys = Keys::of(identity);
+        let (content, data_key) = Content::new(&keys)?;
+        files::write_atomic(path, &content.encode(&keys)?)?;
+        Ok(Self { path: path.to_owned(), keys, data_key, content })
+    }
+
+    /// Reads the vault at `path`, all of it, and checks who wrote it.
+    ///
+    /// # Errors
+    /// `vault_absent` (Locked); `unsafe_file`; class Integrity: `vault_corrupt`, `vault_unauthenticated`,
+    /// `vault_format`; a storage error.
+    pub fn open(path: &Path, identity: &Identity) -> Result<Self> {
+        let Some(file) = files::read_private(path, container::LIMIT)? else {
+            let message = format!("there is no vault at {}", path.display());
+            return Err(Error::new(Class::Locked, "vault_absent", message).hint("`kin init` makes one"));
+        };
+        let keys = Keys::of(identity);
+        let (content, data_key) = Content::decode(&file, path, identity, &keys)?;
+        Ok(Self { path: path.to_owned(), keys, data_key, content })
+    }
+
+    /// Opens the current version of the secret that `permit` names.
+    ///
+    /// # Errors
+    /// `secret_missing` where the vault has none of that name, `vault_corrupt` where its value is not the
+    /// one that was sealed for that name and version; an internal error for a permit that names none.
+    pub fn unseal(&self, permit: &Logged<Permit>) -> Result<Plaintext> {
+        let reference = permit
+            .get()
+            .reference()
+            .ok_or_else(|| Error::internal("unseal a value", "the permit is only to look"))?;
+        let current = self.current(reference).ok_or_else(|| missing(reference))?;
+        seal::open(&self.data_key, &place(reference, current.version), &current.sealed.0)
+            .ok_or_else(|| corrupt(&self.path, &format!("has a damaged value for {reference}")))
+    }
+
+    /// Stores a new version, which becomes the current one; `created` is in seconds of Unix time. Nothing
+    /// changes where the vault cannot be written.
+    ///
+    /// # Errors
+    /// `value_too_large`, `note_too_long` (Usage), `vault_full`, or another storage error.
+    pub fn set(
+        &mut self,
+        reference: &Reference,
+        value: &Plaintext,
+        note: Option<String>,
+        created: i64,
+    ) -> Result<SecretInfo> {
+        check_size("value_too_large", "the value", value.len(), MAX_VALUE)?;
+        check_size("note_too_long", "the note", note.as_ref().map_or(0, String::len), MAX_NOTE)?;
+        let version = self.current(reference).map_or(0, |current| current.version) + 1;
+        let sealed = seal::seal(&self.data_key, &place(reference, version), value.bytes())?;
+        let size = value.len() as u64;
+        let version = Version { version, created, size, note, sealed: Sealed(sealed.into()) };
+        let info = describe(reference, &version);
+        let mut next = self.content.clone();
+        next.secrets.insert(reference.clone(), Record { versions: vec![version] });
+        self.commit(next)?;
+        Ok(info)
+    }
+
+    /// Destroys every version of a secret; tells what it was.
+    ///
+    /// # Errors
+    /// `secret_missing`, or a storage error.
+    pub fn remove(&mut self, reference: &Reference) -> Result<SecretInfo> {
+        let info = self.info(reference).ok_or_else(|| missing(reference))?;
+        let mut next = self.content.clone();
+        next.secrets.remove(reference);
+        self.commit(next)?;
+        Ok(info)
+    }
+
+    /// What may be known of every secret, by name.
+    pub fn list(&self) -> Vec<SecretInfo> {
+        self.content.secrets.keys().filter_map(|reference| self.info(reference)).collect()
+    }
+
+    /// What may be known of one.
+    pub fn info(&self, reference: &Reference) -> Option<SecretInfo> {
+        self.current(reference).map(|current| describe(reference, current))
+    }
+
+    /// How many writes led to this vault, its making included.
+    pub fn generation(&self) -> u64 {
+        self.content.generation
+    }
+
+    fn current(&self, reference: &Reference) -> Option<&Version> {
+        self.content.secrets.get(reference)?.versions.last()
+    }
+
+    /// The file first, then memory: what was acknowledged is on the disk.
+    fn commit(&mut self, mut next: Content) -> Result<()> {
+        next.generation += 1;
+        let file = next.encode(&self.keys)?;
+        if file.len() as u64 > container::LIMIT {
+            let message = format!("the vault would be larger than {} MiB", container::LIMIT >> 20);
+            return Err(
+                Error::new(Class::Storage, "vault_full", message).hint("remove secrets with `kin rm`")
+            );
+        }
+        files::write_atomic(&self.path, &file)?;
+        self.content = next;
+        Ok(())
+    }
+}
+
+/// The refusal for a name that the vault does not have.
+pub fn missing(reference: &Reference) -> Error {
+    Error::new(Class::Usage, "secret_missing", format!("the vault has no secret {reference}"))
+        .hint(format!("`kin set {reference}` stores it, `kin list` shows what there is"))
+}
+
+fn describe(reference: &Reference, current: &Version) -> SecretInfo {
+    SecretInfo {
+        reference: reference.clone(),
+        version: current.version,
+        size: current.size,
+        created: current.created,
+        note: current.note.clone(),
+    }
+}
+
+fn check_size(code: &'static str, what: &str, size: usize, limit: usize) -> Result<()> {
+    if size <= limit {
+        return Ok(());
+    }
+    Err(Error::new(Class::Usage, code, format!("{what} has {size} bytes; at most {limit} can be kept")))
+}
+
+#[cfg(test)]
+#[path = "vault_tests.rs"]
+mod tests;

@@ -1,0 +1,290 @@
+use std::collections::BTreeMap;
+
+use kin_policy::decide_reveal;
+use tempfile::TempDir;
+
+use super::*;
+use crate::keys::{age_file, authenticate};
+
+struct Fixture {
+    _dir: TempDir,
+    path: PathBuf,
+    identity: Identity,
+}
+
+fn fixture() -> (Fixture, Vault) {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("vault.age");
+    let identity = Identity::generate();
+    let vault = Vault::create(&path, &identity).unwrap();
+    (Fixture { _dir: dir, path, identity }, vault)
+}
+
+impl Fixture {
+    fn open(&self) -> Result<Vault> {
+        Vault::open(&self.path, &self.identity)
+    }
+
+    /// The class and code that these bytes are refused with.
+    fn refused(&self, file: &[u8]) -> (Class, String) {
+        files::write_atomic(&self.path, file).unwrap();
+        let error = self.open().err().expect("it was opened");
+        (error.class, error.code.into_owned())
+    }
+
+    /// The payload, as JSON.
+    fn payload(&self) -> serde_json::Value {
+        let file = std::fs::read(&self.path).unwrap();
+        serde_json::from_slice(&age_file::decrypt(&file, &self.identity.age()).unwrap()).unwrap()
+    }
+
+    /// A file around `payload`, signed with `key` where there is one.
+    fn file(&self, payload: &serde_json::Value, key: Option<&Identity>) -> Vec<u8> {
+        let mut json = serde_json::to_vec(payload).unwrap();
+        if let Some(key) = key {
+            json = authenticate::sign(&key.derive("kin/vault-mac/1"), json);
+        }
+        age_file::encrypt(&json, &self.identity.age().to_public()).unwrap()
+    }
+}
+
+fn name(text: &str) -> Reference {
+    Reference::new(text).unwrap()
+}
+
+fn value(text: &str) -> Plaintext {
+    Plaintext::copy_of(text.as_bytes())
+}
+
+fn permit(reference: &Reference) -> Logged<Permit> {
+    Logged::for_test(decide_reveal(reference, false, true).unwrap())
+}
+
+fn unseal(vault: &Vault, reference: &str) -> Result<Vec<u8>> {
+    vault.unseal(&permit(&name(reference))).map(|value| value.bytes().to_vec())
+}
+
+fn integrity(code: &str) -> (Class, String) {
+    (Class::Integrity, code.to_owned())
+}
+
+#[test]
+fn what_was_set_is_there_after_a_reopen() {
+    let (at, mut vault) = fixture();
+    assert_eq!(vault.generation(), 1);
+    let large = Plaintext::copy_of(&vec![9; MAX_VALUE]);
+    vault.set(&name("large"), &large, None, 3).unwrap();
+    vault.set(&name("empty"), &value(""), None, 4).unwrap();
+    let info = vault.set(&name("db/url"), &value("postgres://"), Some("test".into()), 5).unwrap();
+    assert_eq!((info.version, info.size, info.created), (1, 11, 5));
+
+    let again = at.open().unwrap();
+    assert_eq!(again.generation(), 4);
+    assert_eq!(unseal(&again, "db/url").unwrap(), b"postgres://");
+    assert_eq!(unseal(&again, "empty").unwrap(), b"");
+    assert_eq!(unseal(&again, "large").unwrap(), large.bytes());
+    let names: Vec<_> = again.list().into_iter().map(|info| info.reference.to_string()).collect();
+    assert_eq!(names, ["db/url", "empty", "large"]);
+    assert_eq!(again.info(&name("db/url")), Some(info));
+}
+
+#[test]
+fn a_new_version_replaces_the_old_and_a_removed_secret_is_gone() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("one"), Some("first".into()), 1).unwrap();
+    let info = vault.set(&name("a"), &value("three"), None, 2).unwrap();
+    assert_eq!((info.version, info.size, info.note), (2, 5, None));
+    assert_eq!(unseal(&vault, "a").unwrap(), b"three");
+    assert_eq!(vault.remove(&name("a")).unwrap().version, 2);
+    for vault in [&vault, &at.open().unwrap()] {
+        assert_eq!(unseal(vault, "a").unwrap_err().code, "secret_missing");
+        assert!(vault.list().is_empty());
+        assert_eq!(vault.generation(), 4);
+    }
+    assert_eq!(vault.remove(&name("a")).unwrap_err().code, "secret_missing");
+}
+
+#[test]
+fn a_permit_to_look_opens_nothing() {
+    use kin_policy::*;
+    let (_at, vault) = fixture();
+    let root = Process { pid: Pid::new(100).unwrap(), start: 1 };
+    let reader = Process { pid: Pid::new(200).unwrap(), start: 2 };
+    let project = DirectoryName::new("api").unwrap();
+    let grant = Grant {
+        id: GrantId::from_bytes([1; 16]),
+        root,
+        project: project.clone(),
+        bindings: BTreeMap::new(),
+        created: Timestamp::from_nanos(0),
+        expires: None,
+    };
+    let lineage = Lineage { tid: Tid::new(200).unwrap(), process: reader, ancestors: vec![root] };
+    let request =
+        Request { action: Action::Look, reader: Reader::Proven(&lineage), project: &project, file: None };
+    let standing = Standing { grant: &grant, ended: None, orphans: Orphans::Admitted };
+    let Decision::Permit(permit) = decide(&request, &[standing], Timestamp::from_nanos(1)) else {
+        panic!("a member may look");
+    };
+    assert_eq!(vault.unseal(&Logged::for_test(permit)).err().unwrap().class, Class::Internal);
+}
+
+#[test]
+fn a_failed_write_changes_neither_file_nor_memory() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("old"), None, 1).unwrap();
+    let before = std::fs::read(&at.path).unwrap();
+    let blocked = at.path.with_file_name("vault.age.tmp");
+    std::fs::create_dir(&blocked).unwrap();
+    assert_eq!(vault.set(&name("a"), &value("new"), None, 2).unwrap_err().class, Class::Storage);
+    assert_eq!(vault.remove(&name("a")).unwrap_err().class, Class::Storage);
+    assert_eq!(unseal(&vault, "a").unwrap(), b"old");
+    assert_eq!(std::fs::read(&at.path).unwrap(), before);
+    std::fs::remove_dir(&blocked).unwrap();
+    vault.set(&name("a"), &value("new"), None, 2).unwrap();
+    assert_eq!((vault.generation(), unseal(&at.open().unwrap(), "a").unwrap()), (3, b"new".to_vec()));
+}
+
+#[test]
+fn too_much_is_refused() {
+    let (_at, mut vault) = fixture();
+    let large = Plaintext::zeroed(MAX_VALUE + 1);
+    assert_eq!(vault.set(&name("a"), &large, None, 1).unwrap_err().code, "value_too_large");
+    let note = "x".repeat(MAX_NOTE + 1);
+    assert_eq!(vault.set(&name("a"), &value(""), Some(note), 1).unwrap_err().code, "note_too_long");
+    assert_eq!(vault.generation(), 1);
+}
+
+#[test]
+fn a_vault_is_never_overwritten_and_an_absent_one_is_said_to_be() {
+    let (at, _vault) = fixture();
+    let error = Vault::create(&at.path, &at.identity).err().unwrap();
+    assert_eq!((error.class, &*error.code), (Class::Denied, "vault_exists"));
+    std::fs::remove_file(&at.path).unwrap();
+    assert_eq!(at.open().err().unwrap().code, "vault_absent");
+}
+
+#[test]
+fn f01_every_flipped_byte_is_refused() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    let good = std::fs::read(&at.path).unwrap();
+    for position in 0..good.len() {
+        for flip in [0x01, 0x20, 0xff] {
+            let mut bad = good.clone();
+            bad[position] ^= flip;
+            assert_eq!(at.refused(&bad), integrity("vault_corrupt"), "byte {position} ^ {flip:02x}");
+        }
+    }
+}
+
+#[test]
+fn f02_every_cut_and_every_addition_is_refused() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    let good = std::fs::read(&at.path).unwrap();
+    for len in 0..good.len() {
+        assert_eq!(at.refused(&good[..len]), integrity("vault_corrupt"), "{len} bytes");
+    }
+    for more in [&b"\0"[..], b"\n", &good] {
+        assert_eq!(at.refused(&[&good, more].concat()), integrity("vault_corrupt"));
+    }
+}
+
+#[test]
+fn f03_a_vault_made_by_who_knows_only_the_recipient_is_refused() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    let signed = at.payload();
+    let mut unsigned = signed.clone();
+    unsigned.as_object_mut().unwrap().remove("mac");
+    for forged in [
+        at.file(&signed, None),
+        at.file(&unsigned, None),
+        at.file(&unsigned, Some(&Identity::generate())),
+        at.file(&serde_json::json!({}), None),
+        at.file(&serde_json::json!({"format": 2}), None),
+    ] {
+        assert_eq!(at.refused(&forged), integrity("vault_unauthenticated"));
+    }
+}
+
+#[test]
+fn another_identitys_vault_does_not_open() {
+    let (at, _vault) = fixture();
+    let (other, _) = fixture();
+    let file = std::fs::read(&other.path).unwrap();
+    assert_eq!(at.refused(&file), integrity("vault_corrupt"));
+}
+
+#[test]
+fn what_is_signed_but_no_vault_is_refused() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    let mut good = at.payload();
+    good.as_object_mut().unwrap().remove("mac");
+    let with = |pointer: &str, value: serde_json::Value| {
+        let mut changed = good.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        at.file(&changed, Some(&at.identity))
+    };
+    assert_eq!(at.refused(&with("/format", 2.into())), integrity("vault_format"));
+    for (pointer, value) in [
+        ("/format", "1".into()),
+        ("/generation", (-1).into()),
+        ("/secrets", serde_json::json!({"../x": {"versions": []}})),
+        ("/secrets/a/versions", serde_json::json!([])),
+        ("/secrets/a/versions/0/size", 7.into()),
+        ("/secrets/a/versions/0/sealed", "AAAA".into()),
+        ("/secrets/a/versions/0/sealed", "not base64".into()),
+        ("/data_key", "AAAA".into()),
+    ] {
+        assert_eq!(at.refused(&with(pointer, value)), integrity("vault_corrupt"), "{pointer}");
+    }
+}
+
+#[test]
+fn f06_values_do_not_open_in_each_others_place() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("value of a"), None, 1).unwrap();
+    vault.set(&name("b"), &value("value of b"), None, 1).unwrap();
+    let mut payload = at.payload();
+    payload.as_object_mut().unwrap().remove("mac");
+    let secrets = payload["secrets"].clone();
+    payload["secrets"] = serde_json::json!({"a": secrets["b"], "b": secrets["a"]});
+    assert_eq!(at.refused(&at.file(&payload, None)), integrity("vault_unauthenticated"));
+
+    files::write_atomic(&at.path, &at.file(&payload, Some(&at.identity))).unwrap();
+    let swapped = at.open().unwrap();
+    for reference in ["a", "b"] {
+        assert_eq!(unseal(&swapped, reference).unwrap_err().code, "vault_corrupt");
+    }
+    payload["secrets"] = secrets;
+    payload["secrets"]["a"]["versions"][0]["version"] = 2.into();
+    files::write_atomic(&at.path, &at.file(&payload, Some(&at.identity))).unwrap();
+    assert_eq!(unseal(&at.open().unwrap(), "a").unwrap_err().code, "vault_corrupt");
+}
+
+#[test]
+fn f10_an_unsafe_vault_file_is_refused() {
+    let (at, _vault) = fixture();
+    let moved = at.path.with_extension("moved");
+    std::fs::rename(&at.path, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &at.path).unwrap();
+    let error = at.open().err().unwrap();
+    assert_eq!((error.class, &*error.code), (Class::Unsafe, "unsafe_file"));
+}
+
+#[test]
+fn no_value_is_in_the_file_or_in_what_age_decrypts() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("a canary of some length"), None, 1).unwrap();
+    let file = std::fs::read(&at.path).unwrap();
+    let payload = age_file::decrypt(&file, &at.identity.age()).unwrap();
+    let encoded = <base64ct::Base64 as base64ct::Encoding>::encode_string(b"a canary of some length");
+    for haystack in [&file[..], &payload[..]] {
+        for needle in [&b"a canary"[..], &encoded.as_bytes()[..16], vault.data_key.bytes()] {
+            assert!(!haystack.windows(needle.len()).any(|window| window == needle));
+        }
+    }
+}
