@@ -7,8 +7,10 @@ mod error;
 pub mod files;
 pub mod generate;
 pub mod keys;
+pub mod manifest;
 pub mod paths;
 pub mod sys;
+pub mod trust;
 pub mod vault;
 
 pub use error::{Class, Error, Result, describe};
