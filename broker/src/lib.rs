@@ -8,8 +8,10 @@ pub mod files;
 pub mod generate;
 pub mod identity;
 pub mod keys;
+pub mod manifest;
 pub mod paths;
 pub mod sys;
+pub mod trust;
 pub mod vault;
 
 pub use error::{Class, Error, Result, describe};

@@ -27,7 +27,7 @@ impl Fixture {
 
     /// The class and code that these bytes are refused with.
     fn refused(&self, file: &[u8]) -> (Class, String) {
-        files::write_atomic(&self.path, file).unwrap();
+        std::fs::write(&self.path, file).unwrap();
         let error = self.open().err().expect("it was opened");
         (error.class, error.code.into_owned())
     }

@@ -1,0 +1,226 @@
+use std::time::Duration;
+
+use nix::time::ClockId;
+use tempfile::TempDir;
+
+use super::*;
+
+const GOOD: &str = r#"schema = 1
+
+[project]
+name = "api"
+
+[bindings]
+DATABASE_URL = "db/url"
+"tls.key" = { ref = "tls/key", env_path = "TLS_KEY_FILE" }
+"#;
+
+fn project(text: impl AsRef<[u8]>) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join(FILE), text).unwrap();
+    dir
+}
+
+fn refused(text: impl AsRef<[u8]>) -> Error {
+    refused_in(project(text).path())
+}
+
+/// The refusal of what is in `directory`, within a second of this thread's own time.
+fn refused_in(directory: &Path) -> Error {
+    let clock = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
+    let started = clock();
+    let error = Manifest::read(directory).expect_err("it was accepted");
+    assert!(clock() - started < Duration::from_secs(1), "{error:?}");
+    assert_eq!(error.class, Class::Unsafe);
+    assert!(!error.message.contains(|c: char| c.is_control()) && error.message.len() < 400, "{error:?}");
+    error
+}
+
+/// A good manifest with one binding more.
+fn with(binding: &str) -> String {
+    format!("{GOOD}{binding}\n")
+}
+
+#[test]
+fn a_manifest_says_its_project_and_bindings() {
+    let dir = project(GOOD);
+    let manifest = Manifest::read(dir.path()).unwrap();
+    assert_eq!(manifest.project.as_str(), "api");
+    assert_eq!(manifest.directory, std::fs::canonicalize(dir.path()).unwrap());
+    assert_eq!(manifest.hash, format!("{:x}", Sha256::digest(GOOD)));
+    assert_eq!(manifest.text, GOOD);
+    assert_eq!(manifest.bindings.len(), 2);
+    assert_eq!(manifest.bindings["DATABASE_URL"].reference.as_str(), "db/url");
+    assert_eq!(manifest.bindings["DATABASE_URL"].env_path, None);
+    assert_eq!(manifest.bindings["tls.key"].env_path.as_deref(), Some("TLS_KEY_FILE"));
+    let bare = project("schema = 1\nproject.name = \"x\"\n");
+    assert!(Manifest::read(bare.path()).unwrap().bindings.is_empty());
+}
+
+#[test]
+fn it_is_found_from_below() {
+    let dir = project(GOOD);
+    let below = dir.path().join("a/b");
+    std::fs::create_dir_all(&below).unwrap();
+    let root = std::fs::canonicalize(dir.path()).unwrap();
+    assert_eq!(find_upwards(&below).unwrap(), root);
+    assert_eq!(find_upwards(dir.path()).unwrap(), root);
+    std::fs::write(dir.path().join("a").join(FILE), GOOD).unwrap();
+    assert_eq!(find_upwards(&below).unwrap(), root.join("a"));
+    assert_eq!(find_upwards(Path::new("/")), None);
+    assert_eq!(find_upwards(&dir.path().join("absent")), None);
+}
+
+#[test]
+fn a_missing_manifest_is_said_to_be() {
+    let dir = TempDir::new().unwrap();
+    for directory in [dir.path().to_owned(), dir.path().join("absent")] {
+        let error = Manifest::read(&directory).unwrap_err();
+        assert_eq!((error.class, &*error.code), (Class::Unsafe, "manifest_missing"));
+        assert!(error.hint.is_some());
+    }
+}
+
+#[test]
+fn k05_the_canonical_path_is_the_identity() {
+    let dir = project(GOOD);
+    let other = TempDir::new().unwrap();
+    let link = other.path().join("link");
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    let real = Manifest::read(dir.path()).unwrap();
+    assert_eq!(Manifest::read(&link).unwrap().directory, real.directory);
+
+    let copy = other.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::write(copy.join(FILE), GOOD).unwrap();
+    assert_ne!(Manifest::read(&copy).unwrap().directory, real.directory);
+    std::fs::remove_file(copy.join(FILE)).unwrap();
+    std::os::unix::fs::symlink(dir.path().join(FILE), copy.join(FILE)).unwrap();
+    assert_eq!(Manifest::read(&copy).unwrap_err().code, "unsafe_file");
+}
+
+#[test]
+fn k07_a_manifest_that_everybody_can_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = project(GOOD);
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(Manifest::read(dir.path()).unwrap_err().code, "unsafe_owner");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(dir.path().join(FILE), std::fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(Manifest::read(dir.path()).unwrap_err().code, "unsafe_owner");
+}
+
+#[test]
+fn k08_monstrous_manifests_are_refused_at_once() {
+    let many: String = (0..150_000).map(|n| format!("a{n}=\"a\"\n")).collect();
+    let deep =
+        |open: &str, close: &str| format!("schema = 1\nx = {}{}", open.repeat(10_000), close.repeat(10_000));
+    let dotted = format!("{}a = 1", "a.".repeat(400_000));
+    for text in [
+        many.clone().into_bytes(),
+        with(&many[..900_000]).into_bytes(),
+        deep("[", "]").into_bytes(),
+        deep("{a=", "}").into_bytes(),
+        dotted.clone().into_bytes(),
+        format!("[{}a]", &dotted[..500_000]).into_bytes(),
+        "[a]\n[a.b]\n".repeat(50_000).into_bytes(),
+        with("a = \"\0\"").into_bytes(),
+        format!("\u{feff}{GOOD}").into_bytes(),
+        GOOD.replace('\n', "\r\n").into_bytes(),
+        with("a = \"\u{1b}[31m\"").into_bytes(),
+        [GOOD.as_bytes(), b"# \xff\xfe"].concat(),
+        b"\"".to_vec(),
+        Vec::new(),
+    ] {
+        let code = refused(text).code;
+        assert!(
+            ["manifest_invalid", "manifest_unreadable", "unsafe_file", "unknown_key"].contains(&&*code),
+            "{code}"
+        );
+    }
+
+    let large = project(GOOD);
+    std::fs::File::options().write(true).open(large.path().join(FILE)).unwrap().set_len(100 << 20).unwrap();
+    assert_eq!(refused_in(large.path()).code, "unsafe_file");
+}
+
+#[test]
+fn k08_no_cut_of_a_manifest_panics() {
+    for len in 0..GOOD.len() {
+        let _ = Reader { text: &GOOD[..len] }.read();
+        for bad in ["]", "\"", "=", "{", "\u{202e}", "é", "'''"] {
+            let _ = Reader { text: &format!("{}{bad}{}", &GOOD[..len], &GOOD[len..]) }.read();
+        }
+    }
+}
+
+#[test]
+fn k09_bad_names_are_refused() {
+    let long = "x".repeat(256);
+    for name in ["../x", "/x", ".", "..", "", "a/b", "-x", r"a\nb", r"a\u0000b", r"a\u202eb", &long] {
+        assert_eq!(refused(with(&format!("\"{name}\" = \"a\""))).code, "bad_name", "{name}");
+    }
+    assert_eq!(refused(with("database_url = \"a\"")).code, "bad_name");
+    assert_eq!(refused(with("\"Ключ\" = \"a\"\n\"кЛЮЧ\" = \"a\"")).code, "bad_name");
+    for reference in ["", "/", "../x", "a//b", "a b", "-a", r"a\n"] {
+        assert_eq!(refused(with(&format!("a = \"{reference}\""))).code, "bad_name", "{reference}");
+    }
+    for project in ["", "../x", "a/b", ".git", "-a", "a b", &long] {
+        let text = GOOD.replace("\"api\"", &format!("\"{project}\""));
+        assert_eq!(refused(text).code, "bad_name", "{project}");
+    }
+    for variable in ["", "PATH", "LD_PRELOAD", "KIN_DIR", "1A", "A-B", "A=B", r"A\u0000", "É"] {
+        let binding = format!("a = {{ ref = \"a\", env_path = \"{variable}\" }}");
+        assert_eq!(refused(with(&binding)).code, "bad_name", "{variable}");
+    }
+}
+
+#[test]
+fn k11_unknown_keys_are_refused_by_name_and_line() {
+    let refusals = [
+        (with("[binding]"), "kin.toml line 9: unknown key \"binding\""),
+        (format!("policy = 1\n{GOOD}"), "kin.toml line 1: unknown key \"policy\""),
+        (GOOD.replace("name =", "title = 1\nname ="), "kin.toml line 4: unknown key \"title\""),
+        (GOOD.replace("env_path", "env"), "kin.toml line 8: unknown key \"env\""),
+        (with("[trust]\nthis = true"), "kin.toml line 9: unknown key \"trust\""),
+    ];
+    for (text, message) in refusals {
+        let error = refused(text);
+        assert_eq!((&*error.code, &*error.message), ("unknown_key", message));
+        assert!(error.hint.unwrap().starts_with("known here: "));
+    }
+}
+
+#[test]
+fn what_is_not_a_manifest_is_refused_in_one_line() {
+    let refusals = [
+        (GOOD.replace("schema = 1\n", ""), "kin.toml does not say its schema"),
+        (GOOD.replace("schema = 1", "schema = 2"), "kin.toml line 1: this kin reads schema 1 only"),
+        (GOOD.replace("schema = 1", "schema = \"1\""), "kin.toml line 1: this kin reads schema 1 only"),
+        (GOOD.replace("name = \"api\"", ""), "kin.toml does not name its project"),
+        (GOOD.replace("\"api\"", "1"), "kin.toml line 4: name must be a string"),
+        (GOOD.replace("[project]", "[[project]]"), "kin.toml line 3: project must be a table"),
+        (with("a = 1"), "kin.toml line 9: a binding must be a string"),
+        (with("a = {}"), "kin.toml line 9: a binding needs `ref = \"…\"`"),
+        (
+            with("a = { ref = \"a\", env_path = \"TLS_KEY_FILE\" }"),
+            "kin.toml line 8: TLS_KEY_FILE is used twice",
+        ),
+    ];
+    for (text, message) in refusals {
+        let error = refused(text);
+        assert_eq!((&*error.code, &*error.message), ("manifest_invalid", message));
+    }
+    for broken in [with("a = "), with("= 1"), with("[bindings]"), with("DATABASE_URL = \"x\"")] {
+        let error = refused(broken);
+        assert_eq!(error.code, "manifest_invalid");
+        assert!(error.message.starts_with("kin.toml line 9: "), "{}", error.message);
+    }
+}
+
+#[test]
+fn escapes_do_not_reach_the_terminal() {
+    assert_eq!(printable("a\tb\n\"c\" d\\e é"), "a\tb\n\"c\" d\\e é");
+    let shown = printable("\u{1b}[31m\u{202e}\r\u{7}\u{9b}\u{2066}");
+    assert!(shown.is_ascii() && !shown.contains(|c: char| c.is_control()), "{shown}");
+}
