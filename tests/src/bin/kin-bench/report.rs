@@ -1,0 +1,122 @@
+//! How the figures are shown: one flat JSON object for programs, a table for people.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value, json};
+
+use crate::lifetimes::{Run, Withdrawal};
+use crate::opens::{First, Warm};
+use crate::record::VerifyRate;
+
+/// Everything that was measured.
+#[derive(Default)]
+pub(crate) struct Report {
+    /// How the broker identified processes where nothing was forced.
+    pub(crate) identity: String,
+    /// open + read + close on tmpfs.
+    pub(crate) tmpfs_ns: Option<u64>,
+    /// Warm opens.
+    pub(crate) opens: Vec<Warm>,
+    /// First opens.
+    pub(crate) first: Vec<First>,
+    /// The wrapper.
+    pub(crate) run: Run,
+    /// Withdrawal.
+    pub(crate) withdrawal: Withdrawal,
+    /// The record.
+    pub(crate) verify: VerifyRate,
+    /// The broker's memory.
+    pub(crate) idle_rss_mib: f64,
+    /// Warm opens, with the /proc fallback forced.
+    pub(crate) opens_fallback: Vec<Warm>,
+    /// First opens, with the /proc fallback forced.
+    pub(crate) first_fallback: Vec<First>,
+}
+
+impl Report {
+    /// One flat object. Opens are ratios to the floor; units are in the names.
+    pub(crate) fn json(&self) -> Value {
+        let mut figures = Map::new();
+        let mut put = |key: String, value: f64| figures.insert(key, json!((value * 1000.0).round() / 1000.0));
+        for (opens, suffix) in [(&self.opens, ""), (&self.opens_fallback, "_fallback")] {
+            for warm in opens {
+                let clients =
+                    if warm.clients == 1 { String::new() } else { format!("_{}clients", warm.clients) };
+                put(format!("open_d{}{clients}{suffix}", warm.depth), warm.ratio());
+            }
+        }
+        for first in &self.first {
+            put(format!("fresh_d{}_us", first.depth), us(first.open_ns));
+        }
+        put("run_added_ms".into(), ms(self.run.added_ns));
+        put("withdraw_p99_ms".into(), ms(self.withdrawal.p99_ns));
+        put("audit_verify_per_s".into(), self.verify.per_s);
+        put("idle_rss_mib".into(), self.idle_rss_mib);
+        Value::Object(figures)
+    }
+
+    /// Tables and sentences.
+    pub(crate) fn table(&self) -> String {
+        let mut text = String::new();
+        let tmpfs = self.tmpfs_ns.map_or("no tmpfs here".into(), |ns| format!("{:.1} µs", us(ns)));
+        line(&mut text, "open + read + close of 64 bytes, warm, in µs (tmpfs: ", &(tmpfs + ")"));
+        line(&mut text, "", &format!("{:<28}{:>9}{:>9}{:>9}", "", "floor", "kin", "ratio"));
+        for (opens, identity) in
+            [(&self.opens, self.identity.as_str()), (&self.opens_fallback, "procfs, forced")]
+        {
+            line(&mut text, "identity: ", identity);
+            opens.iter().for_each(|warm| line(&mut text, "  ", &warm_row(warm)));
+        }
+        line(&mut text, "\nfirst open of a new process, p50 in µs: ", "open alone, and with read and close");
+        line(&mut text, "", &format!("{:<28}{:>9}{:>9}{:>9}{:>9}", "", "floor", "kin", "floor", "kin"));
+        for (first, identity) in
+            [(&self.first, self.identity.as_str()), (&self.first_fallback, "procfs, forced")]
+        {
+            line(&mut text, "identity: ", identity);
+            first.iter().for_each(|first| line(&mut text, "  ", &first_row(first)));
+        }
+        text + &self.sentences()
+    }
+
+    fn sentences(&self) -> String {
+        format!(
+            "\nkin run -- true adds {:.2} ms to the {:.2} ms of true (p50, broker running)\n\
+             end of a command to the first refused open of a child it left behind (--end-with-child): \
+             p50 {:.2} ms, p99 {:.2} ms\n\
+             kin audit verify: {:.0} records/s beyond its start-up, on {} records\n\
+             broker, idle after all that: {:.1} MiB resident",
+            ms(self.run.added_ns),
+            ms(self.run.bare_ns),
+            ms(self.withdrawal.p50_ns),
+            ms(self.withdrawal.p99_ns),
+            self.verify.per_s,
+            self.verify.records,
+            self.idle_rss_mib,
+        )
+    }
+}
+
+fn warm_row(warm: &Warm) -> String {
+    let clients = if warm.clients == 1 { "1 client" } else { "2 clients" };
+    let label = format!("depth {}, {clients}", warm.depth);
+    format!("{label:<26}{:>9.1}{:>9.1}{:>8.2}×", us(warm.floor_ns), us(warm.kin_ns), warm.ratio())
+}
+
+fn first_row(first: &First) -> String {
+    let label = format!("depth {}", first.depth);
+    let figures = [first.floor_open_ns, first.open_ns, first.floor_cycle_ns, first.cycle_ns].map(us);
+    figures.iter().fold(format!("{label:<26}"), |row, figure| row + &format!("{figure:>9.1}"))
+}
+
+fn line(text: &mut String, start: &str, rest: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{start}{rest}");
+}
+
+fn us(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e3
+}
+
+fn ms(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e6
+}
