@@ -1,0 +1,323 @@
+//! How does a record come to stand in the log, whole and in order?
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, io};
+
+use kin_policy::Permit;
+use nix::errno::Errno;
+use parking_lot::{Mutex, MutexGuard};
+
+use super::chain::{self, Key, MAX_LINE, Tag};
+use super::denials::Denials;
+use super::json::Members;
+use super::logged::Logged;
+use super::record::{Denied, Event};
+use super::storage::{self, LogFile, Storage};
+use super::tail;
+use crate::error::{Class, Error, Result};
+
+/// How long an append waits for another that is stuck in the kernel.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The append-only, chained record of one broker.
+pub struct AuditLog {
+    // Outside the lock: a sync must not hold up appends.
+    storage: Box<dyn Storage>,
+    head: Mutex<Head>,
+    pub(super) denials: Mutex<Denials>,
+    /// Somebody waited in vain: nobody else waits until the lock has been released.
+    stalled: AtomicBool,
+    dirty: AtomicBool,
+    fault: Fault,
+}
+
+/// The end of the chain.
+struct Head {
+    key: Key,
+    mac: Tag,
+    seq: u64,
+    /// Bytes of a record that failed and could not be cut off again.
+    torn: u64,
+    /// What is written next; kept for its room.
+    lines: Vec<u8>,
+}
+
+impl Head {
+    /// Begins anew behind the last record.
+    fn begin(&mut self) -> (u64, Tag) {
+        self.lines.clear();
+        (self.seq, self.mac)
+    }
+
+    /// Adds the line that follows the one with this number and MAC.
+    fn add(&mut self, (seq, mac): (u64, Tag), name: &str, fields: &dyn Fn(&mut Members<'_>)) -> (u64, Tag) {
+        let start = self.lines.len();
+        chain::begin(&mut self.lines, seq + 1, SystemTime::now(), name);
+        fields(&mut Members(&mut self.lines));
+        let mac = self.key.seal(&mut self.lines, start, &mac);
+        debug_assert!(self.lines.len() - start <= MAX_LINE, "a record of {} bytes", self.lines.len());
+        (seq + 1, mac)
+    }
+}
+
+/// What `audit.fault` will say: the last error, and the records refused since the last that succeeded.
+#[derive(Default)]
+struct Fault {
+    errno: AtomicI32,
+    refused: AtomicU64,
+}
+
+/// Why something does not stand in the record. Nothing that depends on it may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotLogged {
+    /// The file could not be written.
+    Failed {
+        /// errno(3) of the write.
+        errno: i32,
+    },
+    /// Another write is stuck in the kernel.
+    Stalled,
+    /// The permit was withdrawn before its record was written.
+    Withdrawn,
+}
+
+impl fmt::Display for NotLogged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed { errno } => {
+                write!(f, "could not write the audit log: {}", Errno::from_raw(*errno).desc().to_lowercase())
+            }
+            Self::Stalled => f.write_str("the audit log does not take writes: one is stuck"),
+            Self::Withdrawn => f.write_str("the grant ended before its use was recorded"),
+        }
+    }
+}
+
+impl std::error::Error for NotLogged {}
+
+impl From<NotLogged> for Error {
+    fn from(why: NotLogged) -> Self {
+        match why {
+            NotLogged::Failed { errno } => {
+                Self::storage("write the audit log", &io::Error::from_raw_os_error(errno))
+            }
+            NotLogged::Stalled => Self::new(Class::Timeout, "audit_stalled", why.to_string())
+                .hint("look at the disk that holds the state directory"),
+            NotLogged::Withdrawn => Self::new(Class::Denied, "grant_ended", why.to_string()),
+        }
+    }
+}
+
+impl AuditLog {
+    /// Opens the log in `dir`, or begins it; cuts off and records a last line torn by a crash. Makes
+    /// this process ignore SIGXFSZ, which would kill it where EFBIG is an error like others.
+    ///
+    /// # Errors
+    /// `unsafe_file` for a log or key that others could have put there or can read, `audit_broken`
+    /// where the last record is not what was written, `already_running` where another process has the
+    /// log, and storage errors.
+    pub fn open(dir: &Path) -> Result<Self> {
+        crate::sys::limits::ignore_file_size_signal()
+            .map_err(|errno| Error::internal("ignore SIGXFSZ", errno))?;
+        let log = LogFile::open(dir)?;
+        let size = log.file().metadata().map_err(|error| Error::storage("look at the audit log", &error))?;
+        let key = storage::load_or_make_key(dir, size.len() == 0)?;
+        let last = tail::last_record(log.file(), &key)?;
+        if last.partial > 0 {
+            log.cut(last.partial).map_err(|error| Error::storage("cut the audit log", &error))?;
+        }
+        let lines = Vec::with_capacity(MAX_LINE);
+        let opened = Self {
+            storage: Box::new(log),
+            head: Mutex::new(Head { key, mac: last.mac, seq: last.seq, torn: 0, lines }),
+            denials: Mutex::default(),
+            stalled: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
+            fault: Fault::default(),
+        };
+        if last.partial > 0 {
+            opened.append(&Event::AuditRecover { cut_bytes: last.partial })?;
+        }
+        Ok(opened)
+    }
+
+    /// Writes one record; its sequence number is returned.
+    ///
+    /// # Errors
+    /// [`NotLogged::Failed`] and [`NotLogged::Stalled`]; the log is then as it was before.
+    pub fn append(&self, event: &Event<'_>) -> Result<u64, NotLogged> {
+        let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
+        self.put(&mut head, event.name(), &|out| event.write(out)).inspect_err(|_| self.fault.one_more())
+    }
+
+    /// Writes the record of a permit's use. `still_valid` is asked under the lock that orders all
+    /// records, so where a withdrawal takes effect before it is recorded, no allow follows its record.
+    ///
+    /// # Errors
+    /// [`NotLogged`]; nothing may be delivered then.
+    pub fn append_permit(
+        &self,
+        permit: Permit,
+        event: &Event<'_>,
+        still_valid: impl FnOnce() -> bool,
+    ) -> Result<Logged<Permit>, NotLogged> {
+        let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
+        if !still_valid() {
+            return Err(NotLogged::Withdrawn);
+        }
+        let seq = self
+            .put(&mut head, event.name(), &|out| event.write(out))
+            .inspect_err(|_| self.fault.one_more())?;
+        Ok(Logged::new(permit, seq))
+    }
+
+    /// Records that an access was denied. The first denial of a kind is written at once, repeats within
+    /// a second are summed up; [`Self::flush`] writes the sums. Where the log fails the count is kept.
+    pub fn deny(&self, denied: &Denied<'_>) {
+        self.deny_at(denied, Instant::now(), SystemTime::now());
+    }
+
+    /// Writes the sums of repeated denials that are due, or all of them. To be called each second,
+    /// before a query and at the end.
+    pub fn flush(&self, all: bool) {
+        self.flush_at(all, Instant::now());
+    }
+
+    /// Makes all records durable. To be called from a ticking thread; costs nothing where there is
+    /// nothing new.
+    ///
+    /// # Errors
+    /// A storage error of fdatasync(2), which `audit.fault` will name too.
+    pub fn sync(&self) -> Result<()> {
+        if !self.dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.storage.sync().map_err(|error| {
+            self.dirty.store(true, Ordering::Release);
+            self.fault.seen(error.raw_os_error().unwrap_or(libc::EIO));
+            Error::storage("sync the audit log", &error)
+        })
+    }
+
+    /// The last record's number; 0 before the first. A log that ends earlier was cut.
+    ///
+    /// # Errors
+    /// [`NotLogged::Stalled`].
+    pub fn last_seq(&self) -> Result<u64, NotLogged> {
+        self.lock().map(|head| head.seq)
+    }
+
+    /// Writes a record whose failure refuses nothing, because it is tried again.
+    pub(super) fn append_again(
+        &self,
+        name: &str,
+        fields: &dyn Fn(&mut Members<'_>),
+    ) -> Result<u64, NotLogged> {
+        self.put(&mut *self.lock()?, name, fields)
+    }
+
+    /// Puts something between the log and its file.
+    #[cfg(test)]
+    pub(super) fn with_storage(self, wrap: impl FnOnce(Box<dyn Storage>) -> Box<dyn Storage>) -> Self {
+        Self { storage: wrap(self.storage), ..self }
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, Head>, NotLogged> {
+        let patience = if self.stalled.load(Ordering::Acquire) { Duration::ZERO } else { PATIENCE };
+        match self.head.try_lock_for(patience) {
+            Some(head) => {
+                self.stalled.store(false, Ordering::Release);
+                Ok(head)
+            }
+            None => {
+                self.stalled.store(true, Ordering::Release);
+                Err(NotLogged::Stalled)
+            }
+        }
+    }
+
+    /// Writes one record, and with it what failed before, where something did: a fault is told together
+    /// with the first success.
+    fn put(&self, head: &mut Head, name: &str, fields: &dyn Fn(&mut Members<'_>)) -> Result<u64, NotLogged> {
+        let refused = self.fault.refused.load(Ordering::Acquire);
+        let errno = self.fault.errno.swap(0, Ordering::AcqRel);
+        let mut end = head.begin();
+        if (errno, refused) != (0, 0) {
+            // Those who waited in vain count without the lock, and so may come between the two.
+            let error = Errno::from_raw(if errno == 0 { libc::ETIMEDOUT } else { errno });
+            let event = Event::AuditFault { error: &format!("{error:?}"), refused };
+            end = head.add(end, event.name(), &|out| event.write(out));
+        }
+        end = head.add(end, name, fields);
+        let done = self.write(head);
+        self.stalled.store(false, Ordering::Release);
+        if let Err(errno) = done {
+            self.fault.seen(errno);
+            return Err(NotLogged::Failed { errno });
+        }
+        self.fault.refused.fetch_sub(refused, Ordering::AcqRel);
+        self.dirty.store(true, Ordering::Release);
+        (head.seq, head.mac) = end;
+        Ok(head.seq)
+    }
+
+    /// Writes the lines of `head`, all or none.
+    fn write(&self, head: &mut Head) -> Result<(), i32> {
+        self.cut_torn(head)?;
+        self.write_all(&head.lines).map_err(|(written, errno)| {
+            head.torn = written;
+            // Where this fails too, the next append tries it again before it writes.
+            let _ = self.cut_torn(head);
+            errno
+        })
+    }
+
+    /// One write(2), and more only where the kernel took less than all.
+    fn write_all(&self, line: &[u8]) -> Result<(), (u64, i32)> {
+        let mut written = 0;
+        while written < line.len() {
+            match self.storage.write(&line[written..]) {
+                Ok(0) => return Err((written as u64, libc::EIO)),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err((written as u64, error.raw_os_error().unwrap_or(libc::EIO))),
+            }
+        }
+        Ok(())
+    }
+
+    fn cut_torn(&self, head: &mut Head) -> Result<(), i32> {
+        if head.torn > 0 {
+            self.storage.cut(head.torn).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+            head.torn = 0;
+        }
+        Ok(())
+    }
+}
+
+impl Fault {
+    fn seen(&self, errno: i32) {
+        self.errno.store(errno, Ordering::Release);
+    }
+
+    fn one_more(&self) {
+        self.refused.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn refuse(&self, errno: i32) {
+        self.one_more();
+        self.seen(errno);
+    }
+}
+
+impl fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditLog").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

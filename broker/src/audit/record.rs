@@ -1,0 +1,418 @@
+//! What is recorded, and what does each kind of record say?
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use kin_policy::{
+    Binding, DirectoryName, Ending, FileName, GrantId, Pid, Process, ProjectName, Reference, Tid,
+};
+
+use super::json::Members;
+
+/// Ancestors that a record keeps; of the others it gives the number.
+const ANCESTORS: usize = 64;
+
+// Most bytes of a text once escaped. Any sum of them that one event can have fits into
+// `chain::MAX_LINE`; a test holds every event to that.
+const EXE: usize = 2048;
+const COMM: usize = 96;
+const FILE: usize = 1536;
+const NAME: usize = 512;
+const PATH: usize = 2048;
+const PROGRAM: usize = 1024;
+const BINDINGS: usize = 3584;
+
+/// One thing that happened. Denied accesses are not here: they are summed up by
+/// [`AuditLog::deny`](super::AuditLog::deny).
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// `broker.start`
+    BrokerStart {
+        /// The broker's version.
+        version: &'a str,
+        /// The last one did not stop by itself.
+        unclean: bool,
+        /// Grants that ended with it.
+        grants_lost: u64,
+    },
+    /// `broker.stop`
+    BrokerStop {
+        /// Why: a signal, a request.
+        reason: &'a str,
+    },
+    /// `grant.create`
+    GrantCreate {
+        /// Its id.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The project's canonical path.
+        directory: &'a Path,
+        /// What may be delivered.
+        bindings: &'a BTreeMap<FileName, Binding>,
+        /// The keeper.
+        root: Process,
+        /// What runs: argv\[0\] alone, because arguments carry secrets.
+        program: &'a OsStr,
+        /// Until it ends by itself, in milliseconds.
+        ttl_ms: Option<u64>,
+    },
+    /// `grant.revoke` where a person did it, else `grant.expire` with the reason.
+    GrantEnd {
+        /// Its id.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// How it ended.
+        ending: Ending,
+    },
+    /// `open.allow`
+    Allow {
+        /// The grant that permits.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The file.
+        file: &'a FileName,
+        /// The secret that is delivered.
+        reference: &'a Reference,
+        /// Who asked.
+        reader: ReaderFacts<'a>,
+    },
+    /// `vault.init`, `vault.write` and so on.
+    Vault {
+        /// What was done.
+        change: VaultChange,
+        /// The secret, where it was one.
+        reference: Option<&'a Reference>,
+        /// More: why it was rejected, which kind of key. Never a value.
+        reason: Option<&'a str>,
+    },
+    /// `policy.trust`, `policy.untrust`, `policy.reject`
+    Policy {
+        /// What was done.
+        change: PolicyChange,
+        /// The project's name, where it is known.
+        project: Option<&'a ProjectName>,
+        /// The project's canonical path.
+        directory: &'a Path,
+        /// The manifest's SHA-256, hexadecimal.
+        hash: Option<&'a str>,
+        /// Why it was rejected.
+        reason: Option<&'a str>,
+    },
+    /// `sock.deny`
+    SockDeny {
+        /// What was asked.
+        verb: &'a str,
+        /// Why not: the error's code.
+        reason: &'a str,
+        /// Who asked.
+        peer: Option<Pid>,
+    },
+    /// `audit.fault`: the record itself had failed, and works again.
+    AuditFault {
+        /// The kernel's name for it: `ENOSPC`.
+        error: &'a str,
+        /// Records that were refused, and with them what they stood for.
+        refused: u64,
+    },
+    /// `audit.recover`: the last line had been torn by a crash and was cut off.
+    AuditRecover {
+        /// Its length.
+        cut_bytes: u64,
+    },
+    /// `mount.lost`
+    MountLost,
+}
+
+/// What happened to the vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum VaultChange {
+    Init,
+    Write,
+    Remove,
+    Reveal,
+    Unlock,
+    Lock,
+    Reject,
+}
+
+/// What happened to the trust in a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum PolicyChange {
+    Trust,
+    Untrust,
+    Reject,
+}
+
+/// The request of the file system that was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Op {
+    Open,
+    Read,
+    Getattr,
+    Access,
+    Opendir,
+    Lookup,
+    Write,
+}
+
+impl Op {
+    /// The word that records use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Getattr => "getattr",
+            Self::Access => "access",
+            Self::Opendir => "opendir",
+            Self::Lookup => "lookup",
+            Self::Write => "write",
+        }
+    }
+
+    /// The event that its denial is.
+    pub(super) const fn denial(self) -> &'static str {
+        match self {
+            Self::Read => "read.deny",
+            _ => "open.deny",
+        }
+    }
+}
+
+/// What is known of a reader. Exe and comm are its own claims, written down as they were found.
+#[derive(Clone, Copy, Debug)]
+pub struct ReaderFacts<'a> {
+    /// The thread; `None` where the kernel said 0.
+    pub tid: Option<Tid>,
+    /// Its thread group and start, where that was proven.
+    pub process: Option<Process>,
+    /// Its user.
+    pub uid: Option<u32>,
+    /// The program file (`/proc/TID/exe`), where it can be read.
+    pub exe: Option<&'a [u8]>,
+    /// Its name (`/proc/TID/comm`) without the newline.
+    pub comm: &'a [u8],
+    /// Its ancestors.
+    pub chain: &'a Ancestry,
+}
+
+/// Ancestors, rendered once for all records of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestry(Box<str>);
+
+impl Ancestry {
+    /// Of the ancestors as [`kin_policy::Lineage`] has them, nearest first.
+    pub fn of(ancestors: &[Process]) -> Self {
+        let mut json = String::from(",\"chain\":[");
+        for (index, process) in ancestors.iter().take(ANCESTORS).enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            json.push_str(&format!("{comma}[{},{}]", process.pid, process.start));
+        }
+        json.push(']');
+        if ancestors.len() > ANCESTORS {
+            json.push_str(&format!(",\"elided\":{}", ancestors.len() - ANCESTORS));
+        }
+        Self(json.into())
+    }
+}
+
+impl Default for Ancestry {
+    fn default() -> Self {
+        Self::of(&[])
+    }
+}
+
+/// An access that was denied.
+#[derive(Clone, Copy, Debug)]
+pub struct Denied<'a> {
+    /// What was asked for: `Op::Read` makes a `read.deny`, all others an `open.deny`.
+    pub op: Op,
+    /// In which project's directory, as the reader named it.
+    pub project: &'a [u8],
+    /// Which file, as the reader named it; `None` is the directory.
+    pub file: Option<&'a [u8]>,
+    /// The secret behind it, where that is known.
+    pub reference: Option<&'a Reference>,
+    /// The grant that decided, where one did.
+    pub grant: Option<GrantId>,
+    /// [`kin_policy::Denial::reason`], or another word of ours.
+    pub reason: &'static str,
+    /// Who asked.
+    pub reader: ReaderFacts<'a>,
+}
+
+impl Event<'_> {
+    /// The event's name, as it stands in the record.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::BrokerStart { .. } => "broker.start",
+            Self::BrokerStop { .. } => "broker.stop",
+            Self::GrantCreate { .. } => "grant.create",
+            Self::GrantEnd { ending: Ending::Revoked, .. } => "grant.revoke",
+            Self::GrantEnd { .. } => "grant.expire",
+            Self::Allow { .. } => "open.allow",
+            Self::Vault { change, .. } => change.event(),
+            Self::Policy { change: PolicyChange::Trust, .. } => "policy.trust",
+            Self::Policy { change: PolicyChange::Untrust, .. } => "policy.untrust",
+            Self::Policy { change: PolicyChange::Reject, .. } => "policy.reject",
+            Self::SockDeny { .. } => "sock.deny",
+            Self::AuditFault { .. } => "audit.fault",
+            Self::AuditRecover { .. } => "audit.recover",
+            Self::MountLost => "mount.lost",
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut Members<'_>) {
+        match *self {
+            Self::BrokerStart { version, unclean, grants_lost } => {
+                out.text("version", version.as_bytes(), NAME);
+                out.flag("unclean", unclean);
+                out.number("grants_lost", grants_lost);
+            }
+            Self::BrokerStop { reason } => out.text("reason", reason.as_bytes(), NAME),
+            Self::GrantCreate { .. } => self.write_grant(out),
+            Self::GrantEnd { grant, project, ending } => {
+                write_grant_id(out, Some(grant));
+                out.word("project", project.as_str());
+                if ending != Ending::Revoked {
+                    out.word("reason", ending.as_str());
+                }
+            }
+            Self::Allow { grant, project, file, reference, reader } => {
+                out.word("op", Op::Open.as_str());
+                out.word("project", project.as_str());
+                out.text("file", file.as_str().as_bytes(), FILE);
+                out.word("reference", reference.as_str());
+                write_grant_id(out, Some(grant));
+                reader.write(out);
+            }
+            Self::Vault { reference, reason, .. } => {
+                write_optional(out, "reference", reference.map(Reference::as_str));
+                write_optional(out, "reason", reason);
+            }
+            Self::Policy { project, directory, hash, reason, .. } => {
+                write_optional(out, "project", project.map(ProjectName::as_str));
+                out.text("directory", directory.as_os_str().as_bytes(), PATH);
+                write_optional(out, "hash", hash);
+                write_optional(out, "reason", reason);
+            }
+            Self::SockDeny { verb, reason, peer } => {
+                out.text("verb", verb.as_bytes(), NAME);
+                out.text("reason", reason.as_bytes(), NAME);
+                out.maybe_number("peer", peer.map(|pid| pid.get().into()));
+            }
+            Self::AuditFault { error, refused } => {
+                out.text("error", error.as_bytes(), NAME);
+                out.number("refused", refused);
+            }
+            Self::AuditRecover { cut_bytes } => out.number("cut_bytes", cut_bytes),
+            Self::MountLost => {}
+        }
+    }
+
+    fn write_grant(&self, out: &mut Members<'_>) {
+        let &Self::GrantCreate { grant, project, directory, bindings, root, program, ttl_ms } = self else {
+            return;
+        };
+        write_grant_id(out, Some(grant));
+        out.word("project", project.as_str());
+        out.text("directory", directory.as_os_str().as_bytes(), PATH);
+        let entries = bindings.iter().map(|(file, binding)| (file.as_str(), binding.reference.as_str()));
+        let elided = out.map("bindings", entries, BINDINGS);
+        if elided > 0 {
+            out.number("bindings_elided", elided);
+        }
+        out.number("root", root.pid.get().into());
+        out.number("root_start", root.start);
+        out.text("program", program.as_bytes(), PROGRAM);
+        out.maybe_number("ttl_ms", ttl_ms);
+    }
+}
+
+impl VaultChange {
+    const fn event(self) -> &'static str {
+        match self {
+            Self::Init => "vault.init",
+            Self::Write => "vault.write",
+            Self::Remove => "vault.remove",
+            Self::Reveal => "vault.reveal",
+            Self::Unlock => "vault.unlock",
+            Self::Lock => "vault.lock",
+            Self::Reject => "vault.reject",
+        }
+    }
+}
+
+impl ReaderFacts<'_> {
+    fn write(&self, out: &mut Members<'_>) {
+        out.maybe_number("tid", self.tid.map(|tid| tid.get().into()));
+        out.maybe_number("tgid", self.process.map(|process| process.pid.get().into()));
+        out.maybe_number("start", self.process.map(|process| process.start));
+        out.maybe_number("uid", self.uid.map(u64::from));
+        out.maybe_text("exe", self.exe, EXE);
+        out.text("comm", self.comm, COMM);
+        out.0.extend_from_slice(self.chain.0.as_bytes());
+    }
+}
+
+impl Denied<'_> {
+    pub(super) fn write(&self, out: &mut Members<'_>) {
+        out.word("op", self.op.as_str());
+        out.text("project", self.project, NAME);
+        out.maybe_text("file", self.file, FILE);
+        out.maybe_text("reference", self.reference.map(|name| name.as_str().as_bytes()), NAME);
+        write_grant_id(out, self.grant);
+        out.word("reason", self.reason);
+        self.reader.write(out);
+    }
+}
+
+/// The fields of a record that stands for many readers; `comm` is the first one's.
+pub(super) fn write_crowd(
+    out: &mut Members<'_>,
+    op: Op,
+    project: Option<&[u8]>,
+    reason: &'static str,
+    comm: &[u8],
+) {
+    out.word("op", op.as_str());
+    out.maybe_text("project", project, NAME);
+    for key in ["file", "reference", "grant"] {
+        out.null(key);
+    }
+    out.word("reason", reason);
+    for key in ["tid", "tgid", "start", "uid", "exe"] {
+        out.null(key);
+    }
+    out.text("comm", comm, COMM);
+    out.raw("chain", b"[]");
+}
+
+fn write_grant_id(out: &mut Members<'_>, grant: Option<GrantId>) {
+    match grant {
+        None => out.null("grant"),
+        Some(grant) => {
+            out.raw("grant", b"\"");
+            // A write to a vector does not fail.
+            let _ = write!(out.0, "{grant}\"");
+        }
+    }
+}
+
+fn write_optional(out: &mut Members<'_>, key: &str, text: Option<&str>) {
+    if let Some(text) = text {
+        out.text(key, text.as_bytes(), NAME);
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;
