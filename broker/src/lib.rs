@@ -1,18 +1,30 @@
 //! kin-broker delivers: it holds the vault, knows the readers, keeps the grants, writes the record, and
 //! hands out a value only under a permit that the record has.
 
+pub mod access;
+mod answer;
 pub mod audit;
+mod broker;
+pub mod clock;
 pub mod control;
+mod custody;
+mod delivery;
 mod error;
 pub mod files;
 pub mod generate;
+mod granting;
+pub mod grants;
 pub mod identity;
 pub mod keys;
 pub mod manifest;
+pub mod mounts;
 pub mod paths;
 pub mod sys;
 pub mod trust;
 pub mod vault;
+mod warden;
 
+pub use broker::Broker;
+pub use delivery::{Delivery, Reading};
 pub use error::{Class, Error, Result, describe};
 pub use sys::memory::Plaintext;

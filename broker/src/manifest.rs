@@ -41,6 +41,11 @@ pub fn find_upwards(start: &Path) -> Option<PathBuf> {
 }
 
 impl Manifest {
+    /// The file itself, for people.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(FILE)
+    }
+
     /// Reads the manifest in `directory`.
     ///
     /// # Errors

@@ -1,1 +1,10 @@
-//! k
+//! kin-fs presents: as files to programs, and (with the binary `kin`) as a command line to people.
+
+pub mod adapter;
+pub mod ancestry;
+pub mod daemon;
+pub mod deadlines;
+pub mod inodes;
+pub mod mount;
+
+pub mod secretfs;

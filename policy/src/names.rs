@@ -106,6 +106,13 @@ name!(
     Reference, "reference", check_reference
 );
 
+/// The name itself is the directory of the first checkout that has it.
+impl From<&ProjectName> for DirectoryName {
+    fn from(project: &ProjectName) -> Self {
+        Self(project.0.clone())
+    }
+}
+
 const PLAIN: &str = "only letters, digits, '.', '_' and '-' are allowed";
 
 fn check_label(text: &str, limit: usize, extra: &[char]) -> Result<(), &'static str> {

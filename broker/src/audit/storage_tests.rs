@@ -20,7 +20,7 @@ const UNSAFE: (Class, &str) = (Class::Unsafe, "unsafe_file");
 /// Each of `broken` is refused by the writer and by both readers.
 fn all_refuse(name: &str, make: impl Fn(&Path)) {
     let dir = testing::dir();
-    drop(AuditLog::open(dir.path()).unwrap().append(&Scene::new().allow()).unwrap());
+    AuditLog::open(dir.path()).unwrap().append(&Scene::new().allow()).unwrap();
     let path = dir.path().join(name);
     std::fs::rename(&path, dir.path().join("moved")).unwrap();
     make(&path);

@@ -2,7 +2,17 @@
 
 mod client;
 mod frame;
+mod peer;
 pub mod protocol;
+mod server;
 
 pub use client::Client;
 pub use frame::{MAX_VALUE, read_frame, write_frame};
+pub(crate) use peer::Peer;
+pub(crate) use server::Reply;
+pub use server::serve;
+
+/// An answer as the document that travels.
+pub(crate) fn document(answer: &impl serde::Serialize) -> crate::Result<serde_json::Value> {
+    serde_json::to_value(answer).map_err(|error| crate::Error::internal("write the answer", error))
+}

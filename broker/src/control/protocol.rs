@@ -19,6 +19,10 @@ pub const PROTOCOL: u32 = 1;
 pub struct Request {
     /// [`PROTOCOL`] of the sender.
     pub protocol: u32,
+    /// The sender's session bus, where its Secret Service answers: the broker may have been started in
+    /// another session, or in none.
+    #[serde(default)]
+    pub session_bus: Option<String>,
     /// What is asked.
     #[serde(flatten)]
     pub question: Question,
@@ -26,7 +30,8 @@ pub struct Request {
 
 impl From<Question> for Request {
     fn from(question: Question) -> Self {
-        Self { protocol: PROTOCOL, question }
+        let session_bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok();
+        Self { protocol: PROTOCOL, session_bus, question }
     }
 }
 
@@ -50,14 +55,9 @@ pub enum Question {
     Init {
         /// Where the identity is kept.
         method: KeyMethod,
-        /// The client's session bus, where the Secret Service answers.
-        session_bus: Option<String>,
     },
     /// Unlock the vault; a passphrase travels as the value. → `()`.
-    Unlock {
-        /// The client's session bus, where the Secret Service answers.
-        session_bus: Option<String>,
-    },
+    Unlock,
     /// Lock the vault and end every grant. → [`Withdrawn`].
     Lock,
     /// Store a new version; the value travels as the value, or is generated here. → [`SecretInfo`].
@@ -250,8 +250,6 @@ pub struct GrantRequest {
     pub command: Vec<String>,
     /// The grant ends with the command, not with its tree.
     pub end_with_child: bool,
-    /// The client's session bus, where the Secret Service answers.
-    pub session_bus: Option<String>,
 }
 
 /// A grant was made.
@@ -262,8 +260,8 @@ pub struct Granted {
     /// Its directory in the mount.
     #[serde(with = "path_bytes")]
     pub directory: PathBuf,
-    /// Variables for the command: names and paths of files, never values.
-    pub environment: Vec<(String, String)>,
+    /// Variables for the command, and the files in `directory` whose paths they get.
+    pub environment: Vec<(String, FileName)>,
 }
 
 /// Grants were withdrawn.

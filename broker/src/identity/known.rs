@@ -1,6 +1,5 @@
 //! What is known of one reader: its lineage, proven once, and its program, read afresh each time.
 
-use std::fmt::Write;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -10,10 +9,9 @@ use std::sync::{Arc, OnceLock};
 use kin_policy::{Lineage, Process, Tid};
 
 use super::table::{Held, Identity};
+use crate::audit::Ancestry;
 use crate::sys::pidfd;
 
-/// How many ancestors a record names.
-const CHAIN: usize = 64;
 /// Room for a comm: 15 bytes and the newline; kernel workers have longer ones (proc_pid_comm(5)).
 const COMM: usize = 128;
 
@@ -23,7 +21,7 @@ pub struct Known {
     held: Arc<Held>,
     root: Option<Arc<Held>>,
     lineage: Lineage,
-    chain: OnceLock<Box<str>>,
+    ancestry: OnceLock<Ancestry>,
     comm: OnceLock<Option<File>>,
 }
 
@@ -40,7 +38,7 @@ pub struct Program {
 impl Known {
     pub(super) fn new(tid: Tid, held: Arc<Held>, ancestors: Vec<Process>, root: Option<Arc<Held>>) -> Self {
         let lineage = Lineage { tid, process: held.process(), ancestors };
-        Self { held, root, lineage, chain: OnceLock::new(), comm: OnceLock::new() }
+        Self { held, root, lineage, ancestry: OnceLock::new(), comm: OnceLock::new() }
     }
 
     /// Thread, thread group and ancestors; the last one is the root where there is one.
@@ -66,23 +64,9 @@ impl Known {
         }
     }
 
-    /// The ancestors as JSON, `[[pid,start],…]`, nearest first and at most 64: see [`elided`](Self::elided).
-    pub fn chain(&self) -> &str {
-        self.chain.get_or_init(|| {
-            let mut json = String::from("[");
-            for (index, Process { pid, start }) in self.lineage.ancestors.iter().take(CHAIN).enumerate() {
-                let comma = if index == 0 { "" } else { "," };
-                // Writing to a string does not fail.
-                let _ = write!(json, "{comma}[{pid},{start}]");
-            }
-            json.push(']');
-            json.into_boxed_str()
-        })
-    }
-
-    /// How many ancestors, those furthest up, [`chain`](Self::chain) leaves out.
-    pub fn elided(&self) -> usize {
-        self.lineage.ancestors.len().saturating_sub(CHAIN)
+    /// The ancestors, rendered once for all records of this reader.
+    pub fn ancestry(&self) -> &Ancestry {
+        self.ancestry.get_or_init(|| Ancestry::of(&self.lineage.ancestors))
     }
 
     /// What the thread runs now. Both parts are read at every call, because a thread that is known stays

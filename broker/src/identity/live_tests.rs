@@ -101,8 +101,9 @@ const KEEPER: &str = "KIN_TEST_KEEPER";
 fn a_keeper_for_the_tests_here() {
     let Some(script) = std::env::var_os(KEEPER) else { return };
     nix::sys::prctl::set_child_subreaper(true).unwrap();
-    Command::new("sh").arg("-c").arg(script).spawn().unwrap();
+    let child = Command::new("sh").arg("-c").arg(script).spawn().unwrap();
     while waitpid(None, None).is_ok() {}
+    drop(child);
 }
 
 impl Keeper {

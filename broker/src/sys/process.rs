@@ -1,8 +1,7 @@
 //! Making and hardening processes.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-
 use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::ForkResult;
 
 /// Forks this process, which must have one thread: then the child may go on as if it were alone.
@@ -37,7 +36,20 @@ pub fn harden() -> Result<(), Errno> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
 }
 
-/// The raw number of a descriptor that outlives the call, for messages.
-pub fn raw(fd: &OwnedFd) -> i32 {
-    fd.as_raw_fd()
+/// Ignores a signal in this process.
+///
+/// # Errors
+/// EINVAL of sigaction(2) for signals that cannot be ignored.
+pub fn ignore(which: Signal) -> Result<(), Errno> {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { signal(which, SigHandler::SigIgn) }.map(drop)
+}
+
+/// Gives a signal its default effect back.
+///
+/// # Errors
+/// EINVAL of sigaction(2).
+pub fn restore(which: Signal) -> Result<(), Errno> {
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { signal(which, SigHandler::SigDfl) }.map(drop)
 }

@@ -5,6 +5,7 @@ mod container;
 mod seal;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kin_policy::{Permit, Reference};
 
@@ -21,12 +22,14 @@ pub const MAX_VALUE: usize = crate::control::MAX_VALUE;
 /// Bytes of a note, at most.
 pub const MAX_NOTE: usize = 1024;
 
-/// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker.
+/// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker. A clone is a
+/// cheap snapshot: changing one changes the file and itself, and leaves the other as it was.
+#[derive(Clone)]
 pub struct Vault {
     path: PathBuf,
-    keys: Keys,
-    data_key: Plaintext,
-    content: Content,
+    keys: Arc<Keys>,
+    data_key: Arc<Plaintext>,
+    content: Arc<Content>,
 }
 
 impl Vault {
@@ -42,7 +45,7 @@ impl Vault {
         let keys = Keys::of(identity);
         let (content, data_key) = Content::new(&keys)?;
         files::write_atomic(path, &content.encode(&keys)?)?;
-        Ok(Self { path: path.to_owned(), keys, data_key, content })
+        Ok(Self::of(path, keys, data_key, content))
     }
 
     /// Reads the vault at `path`, all of it, and checks who wrote it.
@@ -57,7 +60,12 @@ impl Vault {
         };
         let keys = Keys::of(identity);
         let (content, data_key) = Content::decode(&file, path, identity, &keys)?;
-        Ok(Self { path: path.to_owned(), keys, data_key, content })
+        Ok(Self::of(path, keys, data_key, content))
+    }
+
+    fn of(path: &Path, keys: Keys, data_key: Plaintext, content: Content) -> Self {
+        let (keys, data_key, content) = (Arc::new(keys), Arc::new(data_key), Arc::new(content));
+        Self { path: path.to_owned(), keys, data_key, content }
     }
 
     /// Opens the current version of the secret that `permit` names.
@@ -94,7 +102,7 @@ impl Vault {
         let size = value.len() as u64;
         let version = Version { version, created, size, note, sealed: Sealed(sealed.into()) };
         let info = describe(reference, &version);
-        let mut next = self.content.clone();
+        let mut next = Content::clone(&self.content);
         next.secrets.insert(reference.clone(), Record { versions: vec![version] });
         self.commit(next)?;
         Ok(info)
@@ -106,7 +114,7 @@ impl Vault {
     /// `secret_missing`, or a storage error.
     pub fn remove(&mut self, reference: &Reference) -> Result<SecretInfo> {
         let info = self.info(reference).ok_or_else(|| missing(reference))?;
-        let mut next = self.content.clone();
+        let mut next = Content::clone(&self.content);
         next.secrets.remove(reference);
         self.commit(next)?;
         Ok(info)
@@ -142,7 +150,7 @@ impl Vault {
             );
         }
         files::write_atomic(&self.path, &file)?;
-        self.content = next;
+        self.content = Arc::new(next);
         Ok(())
     }
 }

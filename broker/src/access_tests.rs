@@ -1,0 +1,262 @@
+//! The way of one open, with real processes and a real vault, without a mount.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use kin_policy::{Ending, Pid, Reference};
+use tempfile::TempDir;
+
+use super::*;
+use crate::control::Peer;
+use crate::control::protocol::{GrantRequest, KeyMethod};
+use crate::identity::Choice;
+use crate::manifest::Manifest;
+use crate::paths::Directories;
+use crate::{Plaintext, audit};
+
+const VALUE: &[u8] = b"postgres://app:hunter2@db/app";
+
+/// A broker with one secret, one trusted project, and no mount.
+struct House {
+    broker: Arc<Broker>,
+    _home: TempDir,
+    project: std::path::PathBuf,
+}
+
+impl House {
+    fn new(choice: Choice) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let at = home.path().to_owned();
+        let get = |name: &str| (name == "KIN_HOME").then(|| at.join("kin").into_os_string());
+        let directories = Directories::from_variables(&get).unwrap();
+        directories.create().unwrap();
+        let broker = Broker::new(directories, choice, false).unwrap();
+        let key = KeyMethod::KeyFile { path: at.join("key") };
+        broker.init(&key, None, None).unwrap();
+        for reference in ["db/url", "db/other"] {
+            let reference = Reference::new(reference).unwrap();
+            broker.set_secret(&reference, &Plaintext::copy_of(VALUE), None, None).unwrap();
+        }
+        let project = at.join("api");
+        std::fs::create_dir(&project).unwrap();
+        let manifest =
+            "schema = 1\n[project]\nname = \"api\"\n[bindings]\nDB = \"db/url\"\nOTHER = \"db/other\"\n";
+        std::fs::write(project.join("kin.toml"), manifest).unwrap();
+        let opened = broker.unlock(false, None, None).unwrap();
+        opened.trust.lock().trust(&Manifest::read(&project).unwrap(), 0).unwrap();
+        Self { broker, _home: home, project }
+    }
+
+    fn grant(&self, keeper: &Tree, only: Option<&[&str]>) -> crate::Result<Arc<LiveGrant>> {
+        let held = self.broker.identifier.hold(Pid::new(keeper.root).unwrap(), None).unwrap();
+        let request = GrantRequest {
+            directory: self.project.clone(),
+            only: only.map(|only| only.iter().map(|file| FileName::new(*file).unwrap()).collect()),
+            ttl_ms: None,
+            front: keeper.front,
+            command: vec!["sh".into()],
+            end_with_child: false,
+        };
+        self.broker.grant(Peer { held }, &request, None).map(|(_, live)| live)
+    }
+
+    fn open(&self, pid: u32, file: &str) -> Result<Vec<u8>, Refusal> {
+        let caller = Caller { tid: pid, uid: 0 };
+        let delivery =
+            self.broker.open(caller, &DirectoryName::new("api").unwrap(), &FileName::new(file).unwrap())?;
+        let reading = self.broker.read(caller, &delivery, false)?;
+        Ok(reading.range(0, 4096).to_vec())
+    }
+
+    fn events(&self, wanted: &str) -> usize {
+        self.broker.audit.flush(true);
+        let mut count = 0;
+        audit::query(&self.broker.directories.state, &audit::Filter::default(), |record| {
+            count += usize::from(record.event() == wanted);
+        })
+        .unwrap();
+        audit::verify(&self.broker.directories.state).unwrap();
+        count
+    }
+}
+
+/// Three processes, each the parent of the next: one to be the keeper, one below it, one at the leaf.
+/// They end when the first one's input does.
+struct Tree {
+    child: Child,
+    front: u32,
+    root: u32,
+    inner: u32,
+    leaf: u32,
+}
+
+const PLAY: &str = "
+import os, sys
+near, far = os.pipe()
+inner = os.fork()
+if inner == 0:
+    leaf = os.fork()
+    if leaf == 0:
+        os.read(0, 1)
+        os._exit(0)
+    os.write(far, b'%d %d\\n' % (os.getpid(), leaf))
+    os.waitpid(leaf, 0)
+    os._exit(0)
+os.write(1, os.read(near, 64))
+os.waitpid(inner, 0)
+";
+
+impl Tree {
+    fn new() -> Self {
+        let mut play = Command::new("python3");
+        let mut child = play.args(["-c", PLAY]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        Self { front: std::process::id(), root: child.id(), inner: pids[0], leaf: pids[1], child }
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn both() -> [House; 2] {
+    [House::new(Choice::Auto), House::new(Choice::Procfs)]
+}
+
+#[test]
+fn a_member_is_delivered_and_an_outsider_is_not() {
+    for house in both() {
+        let tree = Tree::new();
+        let before = house.open(tree.leaf, "DB");
+        assert_eq!(before, Err(Refusal::Denied(Denial::OutsideTree)), "nothing is granted yet");
+        let _live = house.grant(&tree, None).unwrap();
+        assert_eq!(house.open(tree.leaf, "DB").as_deref(), Ok(VALUE));
+        assert_eq!(house.open(tree.inner, "DB").as_deref(), Ok(VALUE));
+        for outsider in [std::process::id(), tree.root] {
+            assert_eq!(house.open(outsider, "DB"), Err(Refusal::Denied(Denial::OutsideTree)));
+        }
+        assert_eq!(house.open(0, "DB"), Err(Refusal::Denied(Denial::Unidentified(Unidentified::Invisible))));
+        assert_eq!(house.open(tree.leaf, "NONE"), Err(Refusal::Denied(Denial::NoBinding)));
+        assert_eq!((house.events("open.allow"), house.events("grant.create")), (2, 1));
+    }
+}
+
+#[test]
+fn an_open_handle_stops_reading_when_its_grant_ends() {
+    for house in both() {
+        let tree = Tree::new();
+        let live = house.grant(&tree, None).unwrap();
+        let caller = Caller { tid: tree.leaf, uid: 0 };
+        let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DB").unwrap());
+        let delivery = house.broker.open(caller, &project, &file).unwrap();
+        assert!(house.broker.read(caller, &delivery, false).is_ok());
+        assert!(house.broker.withdraw(&live, Ending::Revoked));
+        assert!(!house.broker.withdraw(&live, Ending::TtlExpired), "a grant ends once");
+        let revoked = Refusal::Denied(Denial::Ended(Ending::Revoked));
+        assert_eq!(house.broker.read(caller, &delivery, false).err(), Some(revoked));
+        assert!(delivery.reading().is_none(), "the value is wiped");
+        assert_eq!(house.open(tree.leaf, "DB"), Err(revoked));
+        assert_eq!((house.events("grant.revoke"), house.events("read.deny")), (1, 1));
+    }
+}
+
+#[test]
+fn b01_a_descriptor_that_was_passed_on_reads_nothing() {
+    for house in both() {
+        let (tree, other) = (Tree::new(), Tree::new());
+        let _live = house.grant(&tree, None).unwrap();
+        let _other = house.grant(&other, None).unwrap();
+        let caller = Caller { tid: tree.leaf, uid: 0 };
+        let delivery = house
+            .broker
+            .open(caller, &DirectoryName::new("api").unwrap(), &FileName::new("DB").unwrap())
+            .unwrap();
+        let foreign = Caller { tid: other.leaf, uid: 0 };
+        let denied = |denial| Some(Refusal::Denied(denial));
+        assert_eq!(house.broker.read(foreign, &delivery, false).err(), denied(Denial::ForeignReader));
+        let outsider = Caller { tid: std::process::id(), uid: 0 };
+        assert_eq!(house.broker.read(outsider, &delivery, false).err(), denied(Denial::OutsideTree));
+        assert_eq!(house.broker.read(caller, &delivery, true).err(), denied(Denial::PageCacheFill));
+        assert!(house.broker.read(caller, &delivery, false).is_ok());
+    }
+}
+
+/// The inner process of the tree becomes the root of a nested grant.
+fn nested(house: &House, tree: &Tree, only: Option<&[&str]>) -> crate::Result<Arc<LiveGrant>> {
+    let inner =
+        Tree { child: Command::new("true").spawn().unwrap(), front: tree.root, root: tree.inner, ..*tree };
+    house.grant(&inner, only)
+}
+
+#[test]
+fn e08_nesting_narrows_and_never_falls_through() {
+    for house in both() {
+        let tree = Tree::new();
+        let outer = house.grant(&tree, Some(&["DB"])).unwrap();
+        assert_eq!(house.open(tree.leaf, "DB").as_deref(), Ok(VALUE));
+        let wider = nested(&house, &tree, Some(&["OTHER"])).unwrap_err();
+        assert_eq!((wider.class, &*wider.code), (crate::Class::Denied, "wider_grant"));
+        let inner = nested(&house, &tree, None).unwrap();
+        assert_eq!(inner.grant.bindings.len(), 1, "what the outer grant has, not what the manifest says");
+        assert_eq!(house.open(tree.leaf, "DB").as_deref(), Ok(VALUE));
+        assert_eq!((inner.opens(), outer.opens()), (1, 1), "the innermost decides, cached or not");
+        house.broker.withdraw(&inner, Ending::Revoked);
+        assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Denied(Denial::Ended(Ending::Revoked))));
+        assert_eq!(
+            house.open(tree.inner, "DB").as_deref(),
+            Ok(VALUE),
+            "the inner root is the outer's member"
+        );
+    }
+}
+
+#[test]
+fn an_outer_grant_takes_its_inner_ones_along() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let outer = house.grant(&tree, None).unwrap();
+    let inner = nested(&house, &tree, None).unwrap();
+    house.broker.withdraw(&outer, Ending::Revoked);
+    assert_eq!(inner.ended(), Some(Ending::Revoked));
+    assert_eq!(house.events("grant.revoke"), 2);
+}
+
+#[test]
+fn a_removed_secret_is_not_there_and_a_new_version_is() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let _live = house.grant(&tree, None).unwrap();
+    let reference = Reference::new("db/url").unwrap();
+    house.broker.set_secret(&reference, &Plaintext::copy_of(b"new"), None, None).unwrap();
+    assert_eq!(house.open(tree.leaf, "DB").as_deref(), Ok(&b"new"[..]));
+    house.broker.remove_secret(&reference, None).unwrap();
+    assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Missing));
+}
+
+#[test]
+fn d07_locking_ends_every_grant_and_only_a_person_unlocks() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let live = house.grant(&tree, None).unwrap();
+    assert_eq!(house.broker.lock(), [live.grant.id]);
+    assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Denied(Denial::Ended(Ending::Locked))));
+    assert_eq!(house.broker.unlock(false, None, None).err().unwrap().code, "vault_locked");
+    assert!(house.broker.unlock(true, None, None).is_ok());
+}
+
+#[test]
+fn a_keeper_names_its_own_parent_as_its_front() {
+    let house = House::new(Choice::Auto);
+    let mut tree = Tree::new();
+    tree.front = 1;
+    assert_eq!(house.grant(&tree, None).unwrap_err().code, "peer_gone");
+    tree.front = std::process::id();
+    assert!(house.grant(&tree, None).is_ok());
+    assert_eq!(house.grant(&tree, None).unwrap_err().code, "already_granted");
+}

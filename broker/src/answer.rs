@@ -1,0 +1,291 @@
+//! What does the broker answer, and to whom? Inside a grant's tree less is allowed than outside.
+
+use std::os::unix::net::UnixStream;
+
+use kin_policy::{Ending, Reference, decide_reveal};
+
+use crate::audit::{Event, PolicyChange, VaultChange};
+use crate::broker::Broker;
+use crate::clock;
+use crate::control::protocol::{
+    BindingInfo, BrokerStatus, GrantStatus, Hello, ManifestInfo, MountStatus, Question, Request, SecretInfo,
+    Status, TreeProcess, TrustState, VaultStatus, Withdrawn,
+};
+use crate::control::{Peer, Reply, document};
+use crate::custody::{Custody, vault_event};
+use crate::error::{Class, Error, Result};
+use crate::grants::LiveGrant;
+use crate::identity::tree_of;
+use crate::manifest::Manifest;
+use crate::sys::memory::{self, Plaintext};
+use crate::{generate, keys};
+
+impl Broker {
+    /// Answers one question of the process behind `stream`.
+    ///
+    /// # Errors
+    /// Its refusal, which the caller sends instead.
+    pub(crate) fn answer(
+        &self,
+        stream: &UnixStream,
+        request: Request,
+        value: Option<Plaintext>,
+    ) -> Result<Reply> {
+        let peer = Peer::of(stream, &self.identifier)?;
+        let Request { question, session_bus, .. } = request;
+        let bus = session_bus.as_deref();
+        if let Some(verb) = forbidden_inside(&question) {
+            self.outside_every_tree(&peer, verb)?;
+        }
+        match question {
+            Question::Hello => plain(&Hello { pid: std::process::id(), version: version() }),
+            Question::Init { method } => plain(&self.init(&method, value.as_ref(), bus)?),
+            Question::Unlock => {
+                self.unlock(true, value.as_ref(), bus)?;
+                plain(&())
+            }
+            Question::Lock => plain(&Withdrawn { grants: self.lock() }),
+            Question::Set { reference, generate, note } => {
+                plain(&self.set(&reference, generate.as_deref(), note, value, bus)?)
+            }
+            Question::List => plain(&self.unlock(false, None, bus)?.vault.list()),
+            Question::Show { reference } => {
+                self.unlock(false, None, bus)?;
+                plain(&self.info(&reference)?)
+            }
+            Question::Reveal { reference, confirmed } => self.reveal(&reference, confirmed, bus),
+            Question::Remove { reference } => plain(&self.remove_secret(&reference, bus)?),
+            Question::Inspect { directory } => {
+                // Without the key nothing can be said about trust, but the manifest can still be shown.
+                let _ = self.unlock(false, None, bus);
+                plain(&self.inspect(&Manifest::read(&directory)?))
+            }
+            Question::Trust { directory, hash, confirmed } => {
+                plain(&self.trust(&Manifest::read(&directory)?, &hash, confirmed, bus)?)
+            }
+            Question::Untrust { directory } => plain(&self.untrust(&directory, bus)?),
+            Question::Status => plain(&self.status()),
+            Question::Revoke { grant } => plain(&Withdrawn { grants: self.revoke(grant.as_deref())? }),
+            Question::FlushAudit => {
+                self.audit.flush(true);
+                plain(&())
+            }
+            Question::Stop => {
+                // The broker's main thread waits for just this signal, whoever sends it.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGTERM);
+                plain(&())
+            }
+            Question::Grant(_)
+            | Question::CommandStarted { .. }
+            | Question::CommandEnded
+            | Question::Finish { .. } => {
+                Err(Error::new(Class::Usage, "bad_request", "only a keeper says that, once it has its grant"))
+            }
+        }
+    }
+
+    /// Refuses what a member of a grant's tree may not do, and records that it tried.
+    fn outside_every_tree(&self, peer: &Peer, verb: &'static str) -> Result<()> {
+        if self.innermost_of(peer)?.is_none() {
+            return Ok(());
+        }
+        let asked = peer.held.process().pid;
+        self.record(&Event::SockDeny { verb, reason: "inside_a_tree", peer: Some(asked) })?;
+        let message = format!("`kin {verb}` is refused inside a grant's tree");
+        Err(Error::new(Class::Denied, "inside_a_tree", message).hint("run it in a terminal of your own"))
+    }
+
+    fn set(
+        &self,
+        reference: &Reference,
+        spec: Option<&str>,
+        note: Option<String>,
+        value: Option<Plaintext>,
+        bus: Option<&str>,
+    ) -> Result<SecretInfo> {
+        let value = match (spec, value) {
+            (Some(spec), None) => generate::generate(spec)?,
+            (None, Some(value)) => value,
+            _ => return Err(Error::new(Class::Usage, "bad_request", "either a value or a way to make one")),
+        };
+        self.set_secret(reference, &value, note, bus)
+    }
+
+    fn info(&self, reference: &Reference) -> Result<SecretInfo> {
+        self.vault().and_then(|vault| vault.info(reference)).ok_or_else(|| unknown(reference))
+    }
+
+    /// The one way that a value leaves for a person: confirmed, outside every tree, and on the record.
+    fn reveal(&self, reference: &Reference, confirmed: bool, bus: Option<&str>) -> Result<Reply> {
+        let opened = self.unlock(false, None, bus)?;
+        let info = self.info(reference)?;
+        let permit = decide_reveal(reference, false, confirmed).ok_or_else(|| confirmation("reveal"))?;
+        let event = vault_event(VaultChange::Reveal, Some(reference), None);
+        let logged = self.audit.append_permit(permit, &event, || true).map_err(Error::from)?;
+        Ok((document(&info)?, Some(opened.vault.unseal(&logged)?)))
+    }
+
+    fn inspect(&self, manifest: &Manifest) -> ManifestInfo {
+        let opened = self.custody.read().opened();
+        let (trust, mounted_as) = match &opened {
+            Some(opened) => {
+                let store = opened.trust.lock();
+                (store.check(manifest), store.would_mount_as(manifest))
+            }
+            None => (TrustState::Locked, (&manifest.project).into()),
+        };
+        let present = |reference: &Reference| Some(opened.as_ref()?.vault.info(reference).is_some());
+        let bindings = manifest.bindings.iter().map(|(file, binding)| BindingInfo {
+            file: file.clone(),
+            reference: binding.reference.clone(),
+            present: present(&binding.reference),
+        });
+        ManifestInfo {
+            directory: manifest.directory.clone(),
+            project: manifest.project.clone(),
+            mounted_as,
+            hash: manifest.hash.clone(),
+            trust,
+            bindings: bindings.collect(),
+        }
+    }
+
+    fn trust(
+        &self,
+        manifest: &Manifest,
+        hash: &str,
+        confirmed: bool,
+        bus: Option<&str>,
+    ) -> Result<ManifestInfo> {
+        if !confirmed {
+            return Err(confirmation("trust"));
+        }
+        if !manifest.hash.eq_ignore_ascii_case(hash) {
+            let message = format!("{} is not the content that was agreed to", manifest.path().display());
+            return Err(Error::new(Class::Unsafe, "manifest_changed", message)
+                .hint(format!("its hash is {}: read it again", manifest.hash)));
+        }
+        let opened = self.unlock(false, None, bus)?;
+        let _ = opened.trust.lock().trust(manifest, clock::unix_seconds())?;
+        self.record(&Event::Policy {
+            change: PolicyChange::Trust,
+            project: Some(&manifest.project),
+            directory: &manifest.directory,
+            hash: Some(&manifest.hash),
+            reason: None,
+        })?;
+        Ok(self.inspect(manifest))
+    }
+
+    fn untrust(&self, directory: &std::path::Path, bus: Option<&str>) -> Result<()> {
+        let opened = self.unlock(false, None, bus)?;
+        let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+        opened.trust.lock().untrust(&directory)?;
+        self.record(&Event::Policy {
+            change: PolicyChange::Untrust,
+            project: None,
+            directory: &directory,
+            hash: None,
+            reason: None,
+        })
+    }
+
+    fn revoke(&self, which: Option<&str>) -> Result<Vec<kin_policy::GrantId>> {
+        let Some(prefix) = which else { return Ok(self.withdraw_all(Ending::Revoked)) };
+        let live: Vec<_> = self.grants.all().into_iter().filter(|live| live.ended().is_none()).collect();
+        let mut matching = live.iter().filter(|live| live.grant.id.to_string().starts_with(prefix));
+        match (matching.next(), matching.next()) {
+            (Some(live), None) => {
+                self.withdraw(live, Ending::Revoked);
+                Ok(vec![live.grant.id])
+            }
+            (Some(_), Some(_)) => Err(Error::new(
+                Class::Usage,
+                "ambiguous_grant",
+                format!("more than one grant begins with {prefix}"),
+            )),
+            (None, _) => {
+                Err(Error::new(Class::Usage, "unknown_grant", format!("no live grant begins with {prefix}"))
+                    .hint("`kin status` lists them"))
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let now = clock::now();
+        let grants = self.grants.all();
+        let (state, secrets) = match &*self.custody.read() {
+            Custody::Open(opened) => ("unlocked", Some(opened.vault.list().len())),
+            _ => ("locked", None),
+        };
+        let key = keys::method(&self.directories).ok().flatten();
+        let state = if key.is_none() { "absent" } else { state };
+        Status {
+            broker: BrokerStatus {
+                pid: std::process::id(),
+                version: version(),
+                uptime_s: now.since(self.started).as_secs(),
+                identity: self.identifier.table().to_owned(),
+                memory_locked: memory::is_locked(),
+            },
+            vault: VaultStatus { state: state.to_owned(), key, secrets },
+            mount: MountStatus {
+                path: self.directories.mountpoint(),
+                mounted: crate::mounts::is_mounted(&self.directories.mountpoint()),
+            },
+            grants: grants.iter().filter(|live| live.is_live(now)).map(|live| self.show(live)).collect(),
+        }
+    }
+
+    fn show(&self, live: &LiveGrant) -> GrantStatus {
+        let now = clock::now();
+        let tree = tree_of(live.grant.root).into_iter().map(|branch| TreeProcess {
+            pid: branch.pid.get(),
+            depth: u32::try_from(branch.depth).unwrap_or(u32::MAX),
+            comm: branch.comm.escape_ascii().to_string(),
+        });
+        let left = live.grant.expires.map(|expires| expires.since(now).as_millis());
+        GrantStatus {
+            id: live.grant.id,
+            project: live.grant.project.clone(),
+            command: live.command_line.clone(),
+            bindings: live.grant.bindings.keys().cloned().collect(),
+            opens: live.opens(),
+            age_s: now.since(live.grant.created).as_secs(),
+            ttl_left_ms: left.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
+            tree: tree.collect(),
+        }
+    }
+}
+
+/// The verbs that a member of a grant's tree may not use, whoever it is.
+fn forbidden_inside(question: &Question) -> Option<&'static str> {
+    match question {
+        Question::Init { .. } => Some("init"),
+        Question::Unlock => Some("unlock"),
+        Question::Set { .. } => Some("set"),
+        Question::Reveal { .. } => Some("reveal"),
+        Question::Remove { .. } => Some("rm"),
+        Question::Trust { .. } => Some("trust"),
+        Question::Untrust { .. } => Some("untrust"),
+        _ => None,
+    }
+}
+
+fn plain(answer: &impl serde::Serialize) -> Result<Reply> {
+    Ok((document(answer)?, None))
+}
+
+fn version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
+
+fn unknown(reference: &Reference) -> Error {
+    Error::new(Class::Usage, "unknown_reference", format!("the vault has no {reference}"))
+        .hint("`kin list` shows what it has")
+}
+
+fn confirmation(verb: &str) -> Error {
+    Error::new(Class::Denied, "confirmation_needed", format!("`kin {verb}` wants a person to confirm it"))
+        .hint("answer on a terminal, or say --yes")
+}

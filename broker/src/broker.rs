@@ -1,0 +1,121 @@
+//! What does the broker hold while it runs?
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kin_policy::{DirectoryName, Ending, FileName, Reference, Timestamp};
+use parking_lot::{Mutex, RwLock};
+
+use crate::audit::{AuditLog, Event};
+use crate::clock;
+use crate::custody::Custody;
+use crate::error::Result;
+use crate::grants::{Grants, LiveGrant};
+use crate::identity::{Choice, Identifier};
+use crate::paths::Directories;
+use crate::vault::Vault;
+use crate::warden::Warden;
+
+/// The broker: it decides (through kin-policy), delivers, records and withdraws.
+pub struct Broker {
+    /// Where its things are.
+    pub directories: Directories,
+    pub(crate) identifier: Identifier,
+    pub(crate) grants: Grants,
+    pub(crate) audit: AuditLog,
+    pub(crate) custody: RwLock<Custody>,
+    /// Held by whoever changes the vault, the trust store or the custody; never on a FUSE thread.
+    pub(crate) changing: Mutex<()>,
+    /// The projects that were granted in this broker's life, and what their files last stood for.
+    pub(crate) projects: RwLock<HashMap<DirectoryName, BTreeMap<FileName, Reference>>>,
+    pub(crate) started: Timestamp,
+    pub(crate) warden: Warden,
+}
+
+impl Broker {
+    /// A broker with its record open and nothing granted.
+    ///
+    /// # Errors
+    /// What the audit log refuses to continue, and what the kernel will not give (descriptors, epoll).
+    pub fn new(directories: Directories, identity: Choice, unclean: bool) -> Result<Arc<Self>> {
+        let audit = AuditLog::open(&directories.state)?;
+        let broker = Arc::new(Self {
+            identifier: Identifier::new(identity, Identifier::CAPACITY)?,
+            grants: Grants::default(),
+            audit,
+            custody: RwLock::new(Custody::default()),
+            changing: Mutex::new(()),
+            projects: RwLock::default(),
+            started: clock::now(),
+            warden: Warden::new()?,
+            directories,
+        });
+        let version = env!("CARGO_PKG_VERSION");
+        broker.record(&Event::BrokerStart { version, unclean, grants_lost: 0 })?;
+        Ok(broker)
+    }
+
+    /// The vault, where it is unlocked.
+    pub(crate) fn vault(&self) -> Option<Arc<Vault>> {
+        self.custody.read().vault()
+    }
+
+    /// Whether the mount should show a directory of this name: a project was granted under it.
+    pub fn knows_project(&self, name: &DirectoryName) -> bool {
+        self.projects.read().contains_key(name)
+    }
+
+    /// Appends a record that must stand before its cause goes on.
+    ///
+    /// # Errors
+    /// `audit_failed` (storage) where it could not be written.
+    pub(crate) fn record(&self, event: &Event<'_>) -> Result<()> {
+        self.audit.append(event).map(drop).map_err(|error| error.into())
+    }
+
+    /// Ends one grant and those made inside it: no open is recorded after this returns, no read served.
+    /// `false` where it had ended before.
+    pub(crate) fn withdraw(&self, live: &LiveGrant, ending: Ending) -> bool {
+        if !live.end(ending) {
+            return false;
+        }
+        // The withdrawal itself does not wait for its record: it is safer done than written.
+        let _ = self.record(&Event::GrantEnd { grant: live.grant.id, project: &live.grant.project, ending });
+        self.identifier.forget_below(live.grant.root);
+        live.wipe_deliveries();
+        for inner in live.inner() {
+            self.withdraw(&inner, ending);
+        }
+        true
+    }
+
+    /// Ends every grant; their ids, oldest first.
+    pub(crate) fn withdraw_all(&self, ending: Ending) -> Vec<kin_policy::GrantId> {
+        let all = self.grants.all();
+        all.iter().filter(|live| self.withdraw(live, ending)).map(|live| live.grant.id).collect()
+    }
+
+    /// The recorder's thread: every second, counts of repeated denials that are due, and what is not yet
+    /// on the disk. Returns never.
+    pub fn keep_record(&self) {
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            self.audit.flush(false);
+            // A failed sync leaves the log marked as unsynced: the next second tries again.
+            let _ = self.audit.sync();
+        }
+    }
+
+    /// Notes that somebody else took the mount down.
+    pub fn mount_lost(&self) {
+        let _ = self.record(&Event::MountLost);
+    }
+
+    /// The last act: every grant ends, the record says why, and all of it is on the disk.
+    pub fn shut(&self, reason: &'static str) {
+        self.withdraw_all(Ending::Stopped);
+        self.audit.flush(true);
+        let _ = self.record(&Event::BrokerStop { reason });
+        let _ = self.audit.sync();
+    }
+}

@@ -1,0 +1,194 @@
+//! Is the vault open, and who may change it?
+
+use std::sync::Arc;
+
+use kin_policy::{Ending, GrantId, Reference};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::audit::{Event, PolicyChange, VaultChange};
+use crate::broker::Broker;
+use crate::clock;
+use crate::control::protocol::{KeyMethod, SecretInfo, VaultMade};
+use crate::error::{Class, Error, Result};
+use crate::keys::{self, Identity};
+use crate::sys::memory::Plaintext;
+use crate::trust::{Tampered, TrustStore};
+use crate::vault::Vault;
+
+/// The vault's state.
+#[derive(Default)]
+pub(crate) enum Custody {
+    /// Nobody has asked for it yet.
+    #[default]
+    Closed,
+    /// A person locked it: only `kin unlock` opens it again.
+    Locked,
+    /// It is open.
+    Open(Arc<Opened>),
+}
+
+/// What an open vault consists of.
+pub(crate) struct Opened {
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) trust: Arc<Mutex<TrustStore>>,
+    identity: Arc<Identity>,
+}
+
+impl Custody {
+    pub(crate) fn vault(&self) -> Option<Arc<Vault>> {
+        match self {
+            Self::Open(opened) => Some(opened.vault.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn opened(&self) -> Option<Arc<Opened>> {
+        match self {
+            Self::Open(opened) => Some(opened.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Broker {
+    /// Makes the vault and its identity.
+    ///
+    /// # Errors
+    /// `vault_exists`; what the keeping place of the identity refuses; storage errors.
+    pub(crate) fn init(
+        &self,
+        method: &KeyMethod,
+        passphrase: Option<&Plaintext>,
+        session_bus: Option<&str>,
+    ) -> Result<VaultMade> {
+        let changing = self.change()?;
+        let path = self.directories.vault_file();
+        let identity = keys::create(&self.directories, method, passphrase, session_bus)?;
+        let recipient = identity.recipient().to_string();
+        let vault = Vault::create(&path, &identity)?;
+        self.record(&vault_event(VaultChange::Init, None, None))?;
+        self.open_up(&changing, identity, vault)?;
+        Ok(VaultMade { recipient, vault: path })
+    }
+
+    /// Opens the vault, where it is not open; `by_person` opens one that a person locked too.
+    ///
+    /// # Errors
+    /// Class `Locked` where the key cannot be had, `Integrity` where vault or key do not authenticate.
+    pub(crate) fn unlock(
+        &self,
+        by_person: bool,
+        passphrase: Option<&Plaintext>,
+        session_bus: Option<&str>,
+    ) -> Result<Arc<Opened>> {
+        if let Some(opened) = self.custody.read().opened() {
+            return Ok(opened);
+        }
+        let changing = self.change()?;
+        match &*self.custody.read() {
+            Custody::Open(opened) => return Ok(opened.clone()),
+            Custody::Locked if !by_person => return Err(locked()),
+            _ => {}
+        }
+        let identity = keys::load(&self.directories, passphrase, session_bus)?;
+        let vault = Vault::open(&self.directories.vault_file(), &identity).inspect_err(|error| {
+            let _ = self.record(&vault_event(VaultChange::Reject, None, Some(&error.code)));
+        })?;
+        self.record(&vault_event(VaultChange::Unlock, None, None))?;
+        self.open_up(&changing, identity, vault)
+    }
+
+    fn open_up(
+        &self,
+        _changing: &MutexGuard<'_, ()>,
+        identity: Identity,
+        vault: Vault,
+    ) -> Result<Arc<Opened>> {
+        let (trust, Tampered(tampered)) = TrustStore::open(&self.directories.trust_file(), &identity)?;
+        if tampered {
+            self.record(&Event::Policy {
+                change: PolicyChange::Reject,
+                project: None,
+                directory: &self.directories.data,
+                hash: None,
+                reason: Some("trust_unauthenticated"),
+            })?;
+        }
+        let opened = Arc::new(Opened {
+            vault: Arc::new(vault),
+            trust: Arc::new(Mutex::new(trust)),
+            identity: Arc::new(identity),
+        });
+        *self.custody.write() = Custody::Open(opened.clone());
+        Ok(opened)
+    }
+
+    /// Locks the vault: every grant ends, and no key stays in memory.
+    pub(crate) fn lock(&self) -> Vec<GrantId> {
+        let _changing = self.changing.lock();
+        let ended = self.withdraw_all(Ending::Locked);
+        *self.custody.write() = Custody::Locked;
+        let _ = self.record(&vault_event(VaultChange::Lock, None, None));
+        ended
+    }
+
+    /// Stores a new version of a secret.
+    pub(crate) fn set_secret(
+        &self,
+        reference: &Reference,
+        value: &Plaintext,
+        note: Option<String>,
+        session_bus: Option<&str>,
+    ) -> Result<SecretInfo> {
+        self.unlock(false, None, session_bus)?;
+        self.change_vault(|vault| vault.set(reference, value, note, clock::unix_seconds())).and_then(|info| {
+            self.record(&vault_event(VaultChange::Write, Some(reference), None))?;
+            Ok(info)
+        })
+    }
+
+    /// Destroys every version of a secret.
+    pub(crate) fn remove_secret(
+        &self,
+        reference: &Reference,
+        session_bus: Option<&str>,
+    ) -> Result<SecretInfo> {
+        self.unlock(false, None, session_bus)?;
+        self.change_vault(|vault| vault.remove(reference)).and_then(|info| {
+            self.record(&vault_event(VaultChange::Remove, Some(reference), None))?;
+            Ok(info)
+        })
+    }
+
+    /// Changes a copy and puts it in the vault's place once it is on the disk: readers never wait for a
+    /// write.
+    fn change_vault<T>(&self, change: impl FnOnce(&mut Vault) -> Result<T>) -> Result<T> {
+        let _changing = self.change()?;
+        let opened = self.custody.read().opened().ok_or_else(locked)?;
+        let mut vault = (*opened.vault).clone();
+        let done = change(&mut vault)?;
+        let next =
+            Opened { vault: Arc::new(vault), trust: opened.trust.clone(), identity: opened.identity.clone() };
+        *self.custody.write() = Custody::Open(Arc::new(next));
+        Ok(done)
+    }
+
+    fn change(&self) -> Result<MutexGuard<'_, ()>> {
+        self.changing.try_lock_for(std::time::Duration::from_secs(10)).ok_or_else(|| {
+            Error::new(Class::Timeout, "timeout", "another change of the vault takes too long")
+                .hint("try again")
+        })
+    }
+}
+
+fn locked() -> Error {
+    Error::new(Class::Locked, "vault_locked", "the vault is locked").hint("run `kin unlock`")
+}
+
+pub(crate) fn vault_event<'a>(
+    change: VaultChange,
+    reference: Option<&'a Reference>,
+    reason: Option<&'a str>,
+) -> Event<'a> {
+    Event::Vault { change, reference, reason }
+}

@@ -1,0 +1,228 @@
+//! How is a grant made? From a trusted manifest, for the tree below the keeper that asks, never wider
+//! than the grant it stands in.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chacha20poly1305::aead::OsRng;
+use chacha20poly1305::aead::rand_core::RngCore;
+use kin_policy::{Binding, DirectoryName, FileName, Grant, GrantId, Pid, Timestamp};
+
+use crate::audit::Event;
+use crate::broker::Broker;
+use crate::clock;
+use crate::control::Peer;
+use crate::control::protocol::{GrantRequest, Granted, TrustState};
+use crate::error::{Class, Error, Result};
+use crate::grants::{LIMIT, LiveGrant};
+use crate::identity::Held;
+use crate::manifest::Manifest;
+
+type Bindings = BTreeMap<FileName, Binding>;
+
+impl Broker {
+    /// Makes a grant rooted at the peer. [`Broker::hand_over`] must follow once it was answered.
+    ///
+    /// # Errors
+    /// Why not: the manifest (class `Unsafe`), the vault (`Locked`), an outer grant (`Denied`), …
+    pub(crate) fn grant(
+        &self,
+        peer: Peer,
+        request: &GrantRequest,
+        bus: Option<&str>,
+    ) -> Result<(Granted, Arc<LiveGrant>)> {
+        let outer = self.innermost_of(&peer)?;
+        if let Some(outer) = &outer
+            && !outer.is_live(clock::now())
+        {
+            return Err(denied("grant_ended", "the grant around this process has ended"));
+        }
+        if self.grants.len() >= LIMIT {
+            return Err(
+                denied("grant_limit", &format!("{LIMIT} grants stand already")).hint("see `kin status`")
+            );
+        }
+        let opened = self.unlock(false, None, bus)?;
+        let manifest = Manifest::read(&request.directory)?;
+        let project = {
+            let trust = opened.trust.lock();
+            trusted(&trust.check(&manifest), &manifest)?;
+            trust.mounted_as(&manifest.directory).ok_or_else(|| untrusted(&manifest))?
+        };
+        let Manifest { bindings, directory, .. } = manifest;
+        let bindings = choose(bindings, request.only.as_deref(), &project, outer.as_deref())?;
+        for (file, binding) in &bindings {
+            if opened.vault.info(&binding.reference).is_none() {
+                return Err(missing(file, binding));
+            }
+        }
+        let live = self.root_at(peer.held, request, (project, directory, bindings), outer.as_deref())?;
+        self.enter(&live, outer.as_deref())?;
+        Ok((self.describe(&live), live))
+    }
+
+    /// From here on the warden watches over the grant, and listens to its keeper.
+    ///
+    /// # Errors
+    /// `internal` where the kernel will not watch; the grant has ended then.
+    pub(crate) fn hand_over(&self, live: Arc<LiveGrant>, socket: UnixStream) -> Result<()> {
+        self.warden.watch(live.clone(), socket).inspect_err(|_| {
+            self.withdraw(&live, kin_policy::Ending::OwnerKilled);
+            self.grants.strike(live.grant.root);
+        })
+    }
+
+    /// The innermost grant whose tree the peer is in, live or not.
+    ///
+    /// # Errors
+    /// `peer_gone` where it could not be told: nothing is assumed then.
+    pub(crate) fn innermost_of(&self, peer: &Peer) -> Result<Option<Arc<LiveGrant>>> {
+        let lineage = self.identifier.walk_up(&peer.held, &self.grants).map_err(|_| peer_gone())?;
+        let own = self.grants.at(peer.held.process());
+        Ok(own.or_else(|| self.grants.innermost(&lineage)))
+    }
+
+    fn root_at(
+        &self,
+        keeper: Held,
+        request: &GrantRequest,
+        (project, directory, bindings): (DirectoryName, PathBuf, Bindings),
+        outer: Option<&LiveGrant>,
+    ) -> Result<Arc<LiveGrant>> {
+        let root = keeper.process();
+        if self.grants.at(root).is_some() {
+            return Err(denied("already_granted", "this process is the root of a grant already"));
+        }
+        let front =
+            Pid::new(request.front).filter(|front| self.identifier.parent_of(&keeper) == Some(*front));
+        let front = front.and_then(|front| self.identifier.hold(front, None).ok()).ok_or_else(peer_gone)?;
+        let now = clock::now();
+        let ttl = request.ttl_ms.map(|ms| now.after(Duration::from_millis(ms)));
+        let expires: Option<Timestamp> =
+            ttl.into_iter().chain(outer.and_then(|outer| outer.grant.expires)).min();
+        let grant = Grant { id: random_id()?, root, project, bindings, created: now, expires };
+        let outer = outer.map(|outer| outer.grant.id);
+        Ok(Arc::new(LiveGrant::new(grant, outer, directory, request.command.clone(), keeper, front)))
+    }
+
+    /// Recorded first, then entered: no open can precede its grant in the record.
+    fn enter(&self, live: &Arc<LiveGrant>, outer: Option<&LiveGrant>) -> Result<()> {
+        let grant = &live.grant;
+        let program = live.command_line.first().map_or("", String::as_str);
+        self.record(&Event::GrantCreate {
+            grant: grant.id,
+            project: &grant.project,
+            directory: &live.directory,
+            bindings: &grant.bindings,
+            root: grant.root,
+            program: OsStr::new(program),
+            ttl_ms: grant.expires.map(|expires| millis(expires.since(grant.created))),
+        })?;
+        let references =
+            grant.bindings.iter().map(|(file, binding)| (file.clone(), binding.reference.clone()));
+        self.projects.write().entry(grant.project.clone()).or_default().extend(references);
+        if let Some(outer) = outer {
+            outer.contains(live);
+        }
+        self.grants.enter(live.clone());
+        self.identifier.forget_below(live.grant.root);
+        if let Some(ending) = outer.and_then(LiveGrant::ended) {
+            self.withdraw(live, ending);
+        }
+        Ok(())
+    }
+
+    fn describe(&self, live: &LiveGrant) -> Granted {
+        let directory = self.directories.mountpoint().join(live.grant.project.as_str());
+        let environment = live
+            .grant
+            .bindings
+            .iter()
+            .filter_map(|(file, binding)| Some((binding.env_path.clone()?, file.clone())))
+            .collect();
+        Granted { id: live.grant.id, directory, environment }
+    }
+}
+
+/// The bindings that are asked for; inside another grant, only what that one has.
+fn choose(
+    manifest: Bindings,
+    only: Option<&[FileName]>,
+    project: &DirectoryName,
+    outer: Option<&LiveGrant>,
+) -> Result<Bindings> {
+    let allowed = |file: &FileName, binding: &Binding| {
+        outer.is_none_or(|outer| {
+            outer.grant.bindings.get(file).is_some_and(|own| own.reference == binding.reference)
+        })
+    };
+    if outer.is_some_and(|outer| outer.grant.project != *project) {
+        return Err(denied("wider_grant", &format!("the grant around this process is not for {project}"))
+            .hint("start it outside this tree"));
+    }
+    let Some(only) = only else {
+        return Ok(manifest.into_iter().filter(|(file, binding)| allowed(file, binding)).collect());
+    };
+    let mut chosen = Bindings::new();
+    for file in only {
+        let binding = manifest.get(file).ok_or_else(|| {
+            Error::new(Class::Usage, "unknown_binding", format!("the manifest binds no file {file}"))
+                .hint("`kin check` lists the bindings")
+        })?;
+        if !allowed(file, binding) {
+            return Err(denied(
+                "wider_grant",
+                &format!("the grant around this process has no binding {file}"),
+            )
+            .hint("start it outside this tree"));
+        }
+        chosen.insert(file.clone(), binding.clone());
+    }
+    Ok(chosen)
+}
+
+/// Refuses a manifest that is not trusted exactly as it is.
+pub(crate) fn trusted(state: &TrustState, manifest: &Manifest) -> Result<()> {
+    match state {
+        TrustState::Trusted => Ok(()),
+        TrustState::Changed { diff } => {
+            let message = format!("{} has changed since it was trusted", manifest.path().display());
+            Err(Error::new(Class::Unsafe, "manifest_changed", message)
+                .hint("look at the change, then `kin trust`")
+                .detail(diff.clone()))
+        }
+        TrustState::Untrusted | TrustState::Locked => Err(untrusted(manifest)),
+    }
+}
+
+fn untrusted(manifest: &Manifest) -> Error {
+    let message = format!("{} is not trusted", manifest.path().display());
+    Error::new(Class::Unsafe, "manifest_untrusted", message).hint("read it, then `kin trust`")
+}
+
+fn missing(file: &FileName, binding: &Binding) -> Error {
+    let message = format!("the vault has no {}, which {file} is bound to", binding.reference);
+    Error::new(Class::Unsafe, "secret_missing", message).hint(format!("`kin set {}`", binding.reference))
+}
+
+fn denied(code: &'static str, message: &str) -> Error {
+    Error::new(Class::Denied, code, message)
+}
+
+pub(crate) fn peer_gone() -> Error {
+    denied("peer_gone", "the process that asks could not be identified").hint("try again")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn random_id() -> Result<GrantId> {
+    let mut bytes = [0; 16];
+    OsRng.try_fill_bytes(&mut bytes).map_err(|error| Error::internal("draw a grant id", error))?;
+    Ok(GrantId::from_bytes(bytes))
+}

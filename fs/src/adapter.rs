@@ -1,0 +1,197 @@
+//! FUSE requests in, [`SecretFs`] calls, replies out. Every reply has a deadline.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyStatfs, Request,
+};
+use kin_broker::access::Caller;
+
+use crate::deadlines::{Deadlines, Fail};
+use crate::secretfs::{Attributes, SecretFs};
+
+/// How long the kernel may keep a name: a name says nothing, every step after it is decided.
+const NAME_TTL: Duration = Duration::from_secs(3600);
+/// How long it may keep attributes: never, because the next reader may be somebody else.
+const ATTRIBUTE_TTL: Duration = Duration::ZERO;
+
+/// The file system as fuser wants it.
+pub struct Adapter {
+    fs: SecretFs,
+    deadlines: Arc<Deadlines>,
+    uid: u32,
+    gid: u32,
+}
+
+impl Adapter {
+    /// An adapter of `fs`, whose files belong to this process's user.
+    pub fn new(fs: SecretFs, deadlines: Arc<Deadlines>) -> Self {
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        Self { fs, deadlines, uid, gid }
+    }
+
+    /// Does the work and sends its outcome, unless the deadline has answered in the meantime.
+    fn answer<R: Fail, A>(
+        &self,
+        reply: R,
+        work: impl FnOnce(&SecretFs) -> Result<A, nix::errno::Errno>,
+        send: impl FnOnce(R, A),
+    ) {
+        let pending = self.deadlines.guard(reply);
+        let outcome = work(&self.fs);
+        if let Some(reply) = pending.take() {
+            match outcome {
+                Ok(answer) => send(reply, answer),
+                Err(errno) => reply.fail(Errno::from_i32(errno as i32)),
+            }
+        }
+    }
+
+    fn attr(&self, found: Attributes) -> FileAttr {
+        let modified = UNIX_EPOCH + Duration::from_secs(u64::try_from(found.modified).unwrap_or(0));
+        let (kind, perm, nlink) = match found.directory {
+            true => (FileType::Directory, 0o500, 2),
+            false => (FileType::RegularFile, 0o400, 1),
+        };
+        FileAttr {
+            ino: INodeNo(found.inode),
+            size: found.size,
+            blocks: found.size.div_ceil(512),
+            atime: modified,
+            mtime: modified,
+            ctime: modified,
+            crtime: SystemTime::UNIX_EPOCH,
+            kind,
+            perm,
+            nlink,
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { tid: request.pid(), uid: request.uid() }
+}
+
+impl Filesystem for Adapter {
+    /// Without FUSE_ASYNC_DIO an io_uring read that comes up short repeats what it has.
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.answer(
+            reply,
+            |fs| fs.lookup(caller(request), parent.0, name),
+            |reply, found| reply.entry_with_ttls(&ATTRIBUTE_TTL, &NAME_TTL, &self.attr(found), Generation(0)),
+        );
+    }
+
+    fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.answer(
+            reply,
+            |fs| fs.getattr(caller(request), inode.0),
+            |reply, found| reply.attr(&ATTRIBUTE_TTL, &self.attr(found)),
+        );
+    }
+
+    fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        self.answer(reply, |fs| fs.access(caller(request), inode.0, mask.bits()), |reply, ()| reply.ok());
+    }
+
+    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(
+            reply,
+            |fs| fs.open(caller(request), inode.0, flags.0),
+            |reply, delivery| {
+                let handle = FileHandle(self.fs.keep(delivery));
+                reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+            },
+        );
+    }
+
+    /// A read without a lock owner fills the page cache: fuse_readpages_end and its kin set none,
+    /// fuse_direct_io always does (fs/fuse/file.c).
+    fn read(
+        &self,
+        request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let delivery = match self.fs.delivery(handle.0) {
+            Ok(delivery) => delivery,
+            Err(errno) => return reply.error(Errno::from_i32(errno as i32)),
+        };
+        self.answer(
+            reply,
+            |fs| fs.read(caller(request), &delivery, lock_owner.is_none()),
+            |reply, reading| reply.data(reading.range(offset, size)),
+        );
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+        self.fs.release(handle.0);
+    }
+
+    /// The kernel asks again with every READDIR; the directory's handle holds nothing.
+    fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(
+            reply,
+            |fs| fs.list(caller(request), inode.0),
+            |reply, _| reply.opened(FileHandle(0), FopenFlags::empty()),
+        );
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.answer(
+            reply,
+            |fs| fs.list(caller(request), inode.0),
+            |mut reply, listing| {
+                let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+                for (at, entry) in listing.iter().enumerate().skip(skip) {
+                    let kind = if entry.directory { FileType::Directory } else { FileType::RegularFile };
+                    if reply.add(INodeNo(entry.inode), at as u64 + 1, kind, &entry.name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            },
+        );
+    }
+
+    /// Empty for whoever asks, so that df and its like stay quiet.
+    fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096);
+    }
+}

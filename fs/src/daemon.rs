@@ -1,0 +1,207 @@
+//! How does the broker start, run and stop? One per user, never below a keeper, down within three
+//! seconds of being told.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kin_broker::identity::Choice;
+use kin_broker::paths::Directories;
+use kin_broker::{Broker, Class, Error, Result, control, sys};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::ForkResult;
+
+use crate::ancestry;
+use crate::mount::{self, Mount};
+
+/// How long a broker that starts in the background may take until it answers.
+const START: Duration = Duration::from_secs(10);
+
+/// How to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DaemonOptions {
+    /// In the foreground, for a service supervisor.
+    pub foreground: bool,
+}
+
+/// Runs the broker; in the background, returns once it answers.
+///
+/// # Errors
+/// `already_running` where another broker holds the lock; `no_broker_in_tree` below a keeper;
+/// `fuse_unavailable`; what the directories or the record refuse.
+pub fn run(directories: &Directories, options: DaemonOptions) -> Result<()> {
+    // A broker below a keeper would be its descendant, and keep that tree alive for ever.
+    ancestry::refuse_below_a_keeper()?;
+    if options.foreground {
+        return serve(directories, || Ok(()));
+    }
+    let (ours, theirs) = UnixStream::pair().map_err(|error| Error::internal("make a pipe", error))?;
+    match sys::process::fork_single_threaded().map_err(|error| Error::internal("fork", error))? {
+        ForkResult::Parent { child } => {
+            drop(theirs);
+            let outcome = hear(ours);
+            let _ = nix::sys::wait::waitpid(child, None);
+            outcome
+        }
+        ForkResult::Child => {
+            drop(ours);
+            detach(directories, theirs)
+        }
+    }
+}
+
+/// The first child: a session of its own, then a second fork, so that no terminal can come back to it
+/// and init (or the user's service manager) is its parent.
+fn detach(directories: &Directories, mut teller: UnixStream) -> ! {
+    let _ = nix::unistd::setsid();
+    match sys::process::fork_single_threaded() {
+        Ok(ForkResult::Parent { .. }) => std::process::exit(0),
+        Ok(ForkResult::Child) => {}
+        Err(error) => {
+            tell(&mut teller, &Err(Error::internal("fork", error)));
+            std::process::exit(1);
+        }
+    }
+    let mut ready = teller.try_clone();
+    let outcome = serve(directories, || {
+        leave(directories)?;
+        if let Ok(teller) = &mut ready {
+            tell(teller, &Ok(()));
+        }
+        drop(std::mem::replace(&mut ready, Err(std::io::ErrorKind::NotConnected.into())));
+        Ok(())
+    });
+    let code = outcome.as_ref().err().map_or(0, Error::exit_code);
+    tell(&mut teller, &outcome);
+    std::process::exit(code.into());
+}
+
+/// Lets go of the terminal and of the directory that it was started in.
+fn leave(directories: &Directories) -> Result<()> {
+    let fault = |error: std::io::Error| Error::storage("open the broker's own log", &error);
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(fault)?;
+    let log = directories.state.join("broker.log");
+    let mut open = File::options();
+    let log =
+        open.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(log).map_err(fault)?;
+    let redirect =
+        |result: nix::Result<()>| result.map_err(|error| Error::internal("redirect a stream", error));
+    redirect(nix::unistd::dup2_stdin(&null))?;
+    redirect(nix::unistd::dup2_stdout(&log))?;
+    redirect(nix::unistd::dup2_stderr(&log))?;
+    let _ = nix::unistd::chdir("/");
+    Ok(())
+}
+
+fn tell(teller: &mut UnixStream, outcome: &Result<()>) {
+    if let Ok(line) = serde_json::to_vec(outcome) {
+        let _ = teller.write_all(&line);
+    }
+    let _ = teller.shutdown(std::net::Shutdown::Write);
+}
+
+/// Waits for the broker in the background to say that it answers, or why it will not.
+fn hear(mut from: UnixStream) -> Result<()> {
+    let mut said = Vec::new();
+    let _ = from.set_read_timeout(Some(START));
+    let _ = from.read_to_end(&mut said);
+    serde_json::from_slice(&said).unwrap_or_else(|_| {
+        Err(Error::new(Class::Timeout, "broker_start", "the broker did not come up").hint("see `kin doctor`"))
+    })
+}
+
+/// Comes up, serves until told to stop, goes down.
+fn serve(directories: &Directories, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    sys::process::harden().map_err(|error| Error::internal("harden the process", error))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    directories.create()?;
+    let _lock = only_one(&directories.lock_file())?;
+    raise_descriptor_limit();
+    let stop = block_stop_signals()?;
+    mount::clear(&directories.mountpoint());
+    let running = directories.state.join("running");
+    let unclean = running.exists();
+    let broker = Broker::new(directories.clone(), identity_choice()?, unclean)?;
+    File::create(&running).map_err(|error| Error::storage("mark the broker as running", &error))?;
+    let mount = Mount::put_up(&broker)?;
+    let listener = listen(&directories.socket()).inspect_err(|_| mount.take_down())?;
+    spawn("warden", &broker, |broker| broker.stand_watch())?;
+    spawn("recorder", &broker, |broker| broker.keep_record())?;
+    spawn("listener", &broker, move |broker| control::serve(broker, &listener))?;
+    ready()?;
+    let told = stop.wait().map_or("unknown", |signal| signal.as_str());
+    let _ = std::fs::remove_file(directories.socket());
+    broker.shut(told);
+    mount.take_down();
+    let _ = std::fs::remove_file(&running);
+    std::process::exit(0)
+}
+
+fn spawn(name: &str, broker: &Arc<Broker>, work: impl FnOnce(&Arc<Broker>) + Send + 'static) -> Result<()> {
+    let broker = broker.clone();
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(move || work(&broker));
+    spawned.map(drop).map_err(|error| Error::internal("start a thread", error))
+}
+
+/// The lock is held for the broker's life; the kernel drops it however that ends.
+fn only_one(path: &Path) -> Result<Flock<File>> {
+    let mut open = File::options();
+    let file =
+        open.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path);
+    let file = file.map_err(|error| Error::storage("open the broker's lock", &error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => {
+            Error::new(Class::Unreachable, "already_running", "a broker is running")
+                .hint("`kin status` shows it")
+        }
+        error => Error::storage("lock the broker's lock", &error.into()),
+    })
+}
+
+fn listen(path: &Path) -> Result<UnixListener> {
+    let storage = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::InvalidInput => {
+            let message = format!("{} is too long for a socket", path.display());
+            Error::new(Class::Unsafe, "unsafe_dir", message)
+                .hint("set XDG_RUNTIME_DIR or KIN_HOME to a shorter path")
+        }
+        _ => Error::storage("make the socket", &error),
+    };
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(storage)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(storage)?;
+    Ok(listener)
+}
+
+/// Blocks, in this thread and all that it will start, what asks the broker to stop.
+fn block_stop_signals() -> Result<SigSet> {
+    let mut stop = SigSet::empty();
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|signal| stop.add(signal));
+    let fault = |error| Error::internal("set up signals", error);
+    stop.thread_block().map_err(fault)?;
+    sys::process::ignore(Signal::SIGPIPE).map_err(fault)?;
+    Ok(stop)
+}
+
+/// Held identities and open grants cost descriptors: up to the hard limit is ours to take.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard);
+    }
+}
+
+/// `KIN_IDENTITY=procfs` forces what kernels before 6.13 have, `pidfd` what newer ones do.
+fn identity_choice() -> Result<Choice> {
+    match std::env::var("KIN_IDENTITY").as_deref() {
+        Err(_) | Ok("" | "auto") => Ok(Choice::Auto),
+        Ok("pidfd") => Ok(Choice::Pidfd),
+        Ok("procfs") => Ok(Choice::Procfs),
+        Ok(_) => Err(Error::new(Class::Usage, "bad_identity", "KIN_IDENTITY is none of auto, pidfd, procfs")),
+    }
+}

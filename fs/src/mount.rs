@@ -1,0 +1,169 @@
+//! Where does the file system hang, and how does it come down? One mount per broker.
+
+use std::fs::{File, Permissions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use kin_broker::{Broker, Class, Error, Result, clock, describe, mounts};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+use crate::adapter::Adapter;
+use crate::deadlines::Deadlines;
+use crate::secretfs::SecretFs;
+
+/// FUSE threads: two, so that one slow request does not stall the rest; more cost throughput.
+const THREADS: usize = 2;
+/// How soon a lost mount is tried again.
+const REMOUNT: Duration = Duration::from_millis(200);
+
+/// The mount, up until [`Mount::take_down`].
+pub struct Mount {
+    point: PathBuf,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Mount {
+    /// Mounts, and goes on mounting where somebody else takes it down.
+    ///
+    /// # Errors
+    /// `fuse_unavailable` with the fix; storage errors of the mountpoint.
+    pub fn put_up(broker: &Arc<Broker>) -> Result<Self> {
+        let point = broker.directories.mountpoint();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let deadlines = Deadlines::start().map_err(|error| Error::internal("start the watchdog", error))?;
+        let first = serve(&point, broker, &deadlines)?;
+        let keep =
+            Keep { broker: broker.clone(), point: point.clone(), deadlines, stopping: stopping.clone() };
+        std::thread::Builder::new()
+            .name("mount".into())
+            .spawn(move || keep.up(first))
+            .map_err(|error| Error::internal("start a thread", error))?;
+        Ok(Self { point, stopping })
+    }
+
+    /// Takes it down, whoever has files open in it: their next read fails once the broker is gone.
+    pub fn take_down(&self) {
+        self.stopping.store(true, Ordering::Release);
+        clear(&self.point);
+        cover(&self.point);
+    }
+}
+
+/// What keeps the mount up.
+struct Keep {
+    broker: Arc<Broker>,
+    point: PathBuf,
+    deadlines: Arc<Deadlines>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Keep {
+    fn up(&self, first: JoinHandle<()>) {
+        let mut serving = Some(first);
+        loop {
+            if let Some(thread) = serving.take() {
+                let _ = thread.join();
+                if self.stopping.load(Ordering::Acquire) {
+                    return;
+                }
+                self.broker.mount_lost();
+            }
+            clear(&self.point);
+            match serve(&self.point, &self.broker, &self.deadlines) {
+                Ok(thread) => serving = Some(thread),
+                Err(_) => std::thread::sleep(REMOUNT),
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+}
+
+/// Clears whatever a broker that was killed has left at `point`, for ever ENOTCONN: `auto_unmount` would
+/// not have, without allow_other.
+pub fn clear(point: &Path) {
+    for _ in 0..8 {
+        if !mounts::is_mounted(point) {
+            return;
+        }
+        if nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH).is_err() {
+            let mut unmount = Command::new("fusermount3");
+            unmount.args(["-u", "-z", "--"]).arg(point);
+            let _ = unmount.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// Makes the mountpoint, private to us: 0700 to mount on, 0500 while nothing is mounted.
+fn cover(point: &Path) {
+    let _ = std::fs::set_permissions(point, Permissions::from_mode(0o500));
+}
+
+fn serve(point: &Path, broker: &Arc<Broker>, deadlines: &Arc<Deadlines>) -> Result<JoinHandle<()>> {
+    let storage = |error| Error::storage(&format!("make the mountpoint {}", point.display()), &error);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(point).map_err(storage)?;
+    let covered = File::open(point).map_err(storage)?;
+    // fusermount3 refuses a mountpoint that it could not write to.
+    covered.set_permissions(Permissions::from_mode(0o700)).map_err(storage)?;
+    let fs = SecretFs::new(broker.clone(), clock::unix_seconds());
+    let adapter = Adapter::new(fs, deadlines.clone());
+    let session = Session::new(adapter, point, &config());
+    covered.set_permissions(Permissions::from_mode(0o500)).map_err(storage)?;
+    let session = session.map_err(|error| unavailable(&error))?;
+    // The descriptor comes from fusermount3 without it, and no child of ours may have the mount's.
+    let _ = fcntl(session.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    std::thread::Builder::new()
+        .name("fuse".into())
+        .spawn(move || drop(session.run()))
+        .map_err(|error| Error::internal("start a thread", error))
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("kin".into()),
+        MountOption::Subtype("kin".into()),
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoExec,
+    ];
+    config.acl = SessionACL::Owner;
+    config.n_threads = Some(THREADS);
+    config
+}
+
+/// What stands in the way of mounting, and its remedy.
+fn unavailable(error: &std::io::Error) -> Error {
+    let refuse =
+        |what: String, hint: &str| Error::new(Class::Unreachable, "fuse_unavailable", what).hint(hint);
+    let device = Path::new("/dev/fuse");
+    match File::options().read(true).write(true).open(device) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return refuse(
+                "/dev/fuse does not exist".into(),
+                "load it: `modprobe fuse`; in a container, pass the device",
+            );
+        }
+        Err(error) => {
+            let what = format!("/dev/fuse cannot be opened: {}", describe(&error));
+            return refuse(what, "`chmod 0666 /dev/fuse`, as udev's rule for it does");
+        }
+        Ok(_) => {}
+    }
+    let said: String = error.to_string().trim().chars().take(200).flat_map(char::escape_debug).collect();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            refuse("fusermount3 is missing".into(), "install it: `apt-get install fuse3`")
+        }
+        _ => refuse(format!("the mount was refused: {said}"), "`kin doctor` names what is missing"),
+    }
+}

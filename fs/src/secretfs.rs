@@ -1,0 +1,223 @@
+//! What do programs see? The file system as plain methods; the FUSE adapter only carries them.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kin_broker::access::{Caller, FileFacts, Refusal};
+use kin_broker::audit::Op;
+use kin_broker::{Broker, Delivery, Reading};
+use kin_policy::{Denial, DirectoryName, FileName};
+use nix::errno::Errno;
+use parking_lot::RwLock;
+
+use crate::inodes::{Inodes, Node, ROOT};
+
+/// What stat shows of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Its inode.
+    pub inode: u64,
+    /// A directory, or else a regular file.
+    pub directory: bool,
+    /// The true size, in bytes.
+    pub size: u64,
+    /// Seconds of Unix time.
+    pub modified: i64,
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its inode.
+    pub inode: u64,
+    /// A directory, or else a regular file.
+    pub directory: bool,
+    /// Its name.
+    pub name: String,
+}
+
+/// The file system.
+pub struct SecretFs {
+    broker: Arc<Broker>,
+    inodes: Inodes,
+    open: RwLock<HashMap<u64, Arc<Delivery>>>,
+    next: AtomicU64,
+    made: i64,
+}
+
+impl SecretFs {
+    /// The view onto `broker`; directories bear the time `made`, in seconds of Unix time.
+    pub fn new(broker: Arc<Broker>, made: i64) -> Self {
+        Self { broker, inodes: Inodes::default(), open: RwLock::default(), next: AtomicU64::new(1), made }
+    }
+
+    /// LOOKUP. A project's directory is always found: a refusal there would drop it from the kernel's
+    /// cache and break a member's getcwd. What it holds is decided at every later step.
+    ///
+    /// # Errors
+    /// EACCES for whoever is no member; ENOENT for a member and a name that is not bound.
+    pub fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<Attributes, Errno> {
+        match &*self.node(parent)? {
+            Node::Root => match parse_project(name).filter(|project| self.broker.knows_project(project)) {
+                Some(project) => Ok(self.directory(&Node::Project(project))),
+                None if self.broker.is_member(caller) => Err(Errno::ENOENT),
+                None => Err(Errno::EACCES),
+            },
+            Node::Project(project) => match name.to_str().and_then(|name| FileName::new(name).ok()) {
+                Some(file) => self.file(caller, project, &file, Op::Lookup),
+                None => self.directory_for(caller, project, Op::Lookup).and(Err(Errno::ENOENT)),
+            },
+            Node::File(..) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// GETATTR.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn getattr(&self, caller: Caller, inode: u64) -> Result<Attributes, Errno> {
+        self.look(caller, inode, Op::Getattr)
+    }
+
+    /// ACCESS.
+    ///
+    /// # Errors
+    /// The refusal; EROFS to write, EACCES to execute a file.
+    pub fn access(&self, caller: Caller, inode: u64, mask: i32) -> Result<(), Errno> {
+        let found = self.look(caller, inode, Op::Access)?;
+        match () {
+            () if mask & libc::W_OK != 0 => Err(Errno::EROFS),
+            () if mask & libc::X_OK != 0 && !found.directory => Err(Errno::EACCES),
+            () => Ok(()),
+        }
+    }
+
+    /// OPENDIR and READDIR: the mount's root lists empty, whoever asks; a project lists the reader's own
+    /// bindings.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn list(&self, caller: Caller, inode: u64) -> Result<Vec<Listed>, Errno> {
+        let directory = |inode, name: &str| Listed { inode, directory: true, name: name.to_owned() };
+        let mut listing = vec![directory(inode, "."), directory(ROOT, "..")];
+        match &*self.node(inode)? {
+            Node::Root => {}
+            Node::Project(project) => {
+                let names = self.broker.names(caller, project).map_err(errno)?;
+                listing.extend(names.into_iter().map(|file| Listed {
+                    name: file.as_str().to_owned(),
+                    inode: self.inodes.number(&Node::File(project.clone(), file)),
+                    directory: false,
+                }));
+            }
+            Node::File(..) => return Err(Errno::ENOTDIR),
+        }
+        Ok(listing)
+    }
+
+    /// OPEN: one version of the value, decided and recorded; [`Self::keep`] gives it a handle.
+    ///
+    /// # Errors
+    /// The refusal; EROFS for any way but reading.
+    pub fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<Arc<Delivery>, Errno> {
+        let node = self.node(inode)?;
+        let Node::File(project, file) = &*node else { return Err(Errno::EISDIR) };
+        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+            return Err(Errno::EROFS);
+        }
+        self.broker.open(caller, project, file).map_err(errno)
+    }
+
+    /// The handle of a delivery, until [`Self::release`].
+    pub fn keep(&self, delivery: Arc<Delivery>) -> u64 {
+        let handle = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.write().insert(handle, delivery);
+        handle
+    }
+
+    /// The delivery of a handle.
+    ///
+    /// # Errors
+    /// EBADF.
+    pub fn delivery(&self, handle: u64) -> Result<Arc<Delivery>, Errno> {
+        self.open.read().get(&handle).cloned().ok_or(Errno::EBADF)
+    }
+
+    /// READ: asked anew for every read, whoever holds the descriptor.
+    ///
+    /// # Errors
+    /// The refusal; EINVAL for a read that would fill the page cache.
+    pub fn read<'d>(
+        &self,
+        caller: Caller,
+        delivery: &'d Delivery,
+        page_cache: bool,
+    ) -> Result<Reading<'d>, Errno> {
+        self.broker.read(caller, delivery, page_cache).map_err(errno)
+    }
+
+    /// RELEASE. Its header names nobody, so the handle alone counts.
+    pub fn release(&self, handle: u64) {
+        let closed = self.open.write().remove(&handle);
+        drop(closed);
+    }
+
+    fn look(&self, caller: Caller, inode: u64, op: Op) -> Result<Attributes, Errno> {
+        match &*self.node(inode)? {
+            Node::Root => Ok(self.directory(&Node::Root)),
+            Node::Project(project) => self.directory_for(caller, project, op),
+            Node::File(project, file) => self.file(caller, project, file, op),
+        }
+    }
+
+    fn directory_for(&self, caller: Caller, project: &DirectoryName, op: Op) -> Result<Attributes, Errno> {
+        self.broker.look_at_project(caller, project, op).map_err(errno)?;
+        Ok(self.directory(&Node::Project(project.clone())))
+    }
+
+    fn directory(&self, node: &Node) -> Attributes {
+        Attributes { inode: self.inodes.number(node), directory: true, size: 0, modified: self.made }
+    }
+
+    fn file(
+        &self,
+        caller: Caller,
+        project: &DirectoryName,
+        file: &FileName,
+        op: Op,
+    ) -> Result<Attributes, Errno> {
+        let FileFacts { size, modified } =
+            self.broker.look_at_file(caller, project, file, op).map_err(errno)?;
+        let inode = self.inodes.number(&Node::File(project.clone(), file.clone()));
+        Ok(Attributes { inode, directory: false, size, modified })
+    }
+
+    fn node(&self, inode: u64) -> Result<Arc<Node>, Errno> {
+        self.inodes.node(inode).ok_or(Errno::ESTALE)
+    }
+}
+
+fn parse_project(name: &OsStr) -> Option<DirectoryName> {
+    name.to_str().and_then(|name| DirectoryName::new(name).ok())
+}
+
+/// What a program sees of a refusal. EACCES is the same for what exists and what does not.
+fn errno(refusal: Refusal) -> Errno {
+    match refusal {
+        Refusal::Denied(denial) => match denial {
+            Denial::ReadOnly => Errno::EROFS,
+            Denial::PageCacheFill => Errno::EINVAL,
+            Denial::NoBinding => Errno::ENOENT,
+            Denial::Unidentified(_)
+            | Denial::OutsideTree
+            | Denial::Orphan
+            | Denial::Ended(_)
+            | Denial::OtherProject
+            | Denial::ForeignReader => Errno::EACCES,
+        },
+        Refusal::Missing => Errno::ENOENT,
+        Refusal::NotRecorded | Refusal::Broken => Errno::EIO,
+    }
+}
