@@ -6,3 +6,4 @@ pub mod memory;
 pub mod pidfd;
 pub mod process;
 pub mod socket;
+pub mod standard;
