@@ -1,11 +1,12 @@
 //! `kin audit`: who touched what, and whether the record is whole.
 
 use clap::{Args, Subcommand};
+use kin_broker::control::protocol::Question;
 use kin_broker::paths::Directories;
 use kin_broker::{Error, Result};
 use kin_policy::Reference;
 
-use super::Format;
+use super::{Format, connect};
 
 /// Show who touched what, or verify the record
 ///
@@ -74,6 +75,10 @@ impl Arguments {
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     let directories = Directories::from_environment()?;
+    // A broker that runs may still be counting repeated denials. The record can be read without it.
+    if let Ok(mut client) = connect::to_running(&directories) {
+        let _ = client.ask::<()>(Question::FlushAudit);
+    }
     match arguments.verb {
         Some(Verb::Verify(_)) => verify(&directories, arguments.json()),
         None => query(&directories, &arguments.filter, arguments.json()),

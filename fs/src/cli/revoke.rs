@@ -12,6 +12,7 @@ use super::{Format, bad_usage, connect, output};
 /// From the moment this returns, nothing is opened under the grant, and open handles stop reading. The
 /// processes themselves go on.
 #[derive(Args)]
+#[command(override_usage = "kin revoke [OPTIONS] <ID | --all>")]
 #[command(after_help = "Examples:
   kin revoke 1a2b3c4d       the id, or a beginning of it, as `kin status` shows it
   kin revoke --all")]
