@@ -1,0 +1,77 @@
+//! `kin check`: what this project binds, and what the vault lacks.
+
+use clap::Args;
+use kin_broker::control::protocol::{BindingInfo, ManifestInfo, TrustState};
+use kin_broker::paths::Directories;
+use kin_broker::{Class, Error, Result};
+
+use super::{Format, connect, output, project, trust};
+
+/// Say what this project binds, and what the vault lacks
+///
+/// Reads kin.toml, and looks into the vault for what it names. Exit code 3 where a secret is missing.
+#[derive(Args)]
+#[command(after_help = "A kin.toml:
+  schema = 1
+  [project]
+  name = \"api\"
+  [bindings]                        # file name = secret
+  DATABASE_URL = \"db/url\"
+  \"tls.key\" = { ref = \"tls/key\", env_path = \"TLS_KEY_FILE\" }
+
+Examples:
+  kin check
+  kin check --json | jq '.bindings[] | select(.present == false)'")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+pub(super) fn answer(arguments: &Arguments) -> Result<()> {
+    let directories = Directories::from_environment()?;
+    let directory = project::directory()?;
+    let mut client = connect::to_broker(&directories)?;
+    let manifest = trust::inspect(&mut client, &directory)?;
+    match arguments.format.json {
+        true => output::json(&manifest)?,
+        false => output::print(&description(&manifest))?,
+    }
+    let missing: Vec<_> = manifest.bindings.iter().filter(|binding| binding.present == Some(false)).collect();
+    match missing.first() {
+        None => Ok(()),
+        Some(first) => Err(secret_missing(&missing).hint(format!("kin set {}", first.reference))),
+    }
+}
+
+fn secret_missing(missing: &[&BindingInfo]) -> Error {
+    let names: Vec<_> = missing.iter().map(|binding| binding.reference.as_str()).collect();
+    let message = format!("the vault lacks {}", names.join(", "));
+    Error::new(Class::Unsafe, "secret_missing", message)
+}
+
+fn description(manifest: &ManifestInfo) -> String {
+    let trust = match manifest.trust {
+        TrustState::Trusted => "trusted",
+        TrustState::Untrusted => "not trusted yet: `kin trust`",
+        TrustState::Changed { .. } => "changed since it was trusted: `kin trust` shows how",
+        TrustState::Locked => "not known while the vault is locked",
+    };
+    let mut text = format!(
+        "project    {}\ndirectory  {}\nmanifest   {trust}\n",
+        manifest.project,
+        output::printable_path(&manifest.directory)
+    );
+    if manifest.bindings.is_empty() {
+        return text + "bindings   none\n";
+    }
+    let rows = manifest.bindings.iter().map(|binding| {
+        let state = match binding.present {
+            Some(true) => "in the vault",
+            Some(false) => "missing",
+            None => "not known while the vault is locked",
+        };
+        vec![binding.file.to_string(), binding.reference.to_string(), state.to_owned()]
+    });
+    text += "\n";
+    text + &output::table(&["FILE", "SECRET", "STATE"], rows)
+}

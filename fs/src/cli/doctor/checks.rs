@@ -1,0 +1,299 @@
+//! What of the kernel, the machine and the session is in order?
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kin_broker::control::Client;
+use kin_broker::control::protocol::{KeyMethod, Question, Status};
+use kin_broker::paths::{Directories, check_private};
+use kin_broker::sys::memory;
+use kin_broker::{Class, Result, describe};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::geteuid;
+
+use super::super::{connect, duration};
+use super::Check;
+
+/// How long the keyring may take to answer.
+const KEYRING_DEADLINE: Duration = Duration::from_secs(5);
+
+pub(super) fn fuse_device() -> Check {
+    const NAME: &str = "fuse device";
+    match fs::File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Check::ok(NAME, "/dev/fuse can be opened"),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let fix =
+                "chmod 0666 /dev/fuse as root, or for good the udev rule KERNEL==\"fuse\", MODE=\"0666\"";
+            Check::fail(Class::Unreachable, NAME, "/dev/fuse may not be opened by this user", fix)
+        }
+        Err(error) => {
+            let fix = "modprobe fuse as root; in a container, --device /dev/fuse";
+            Check::fail(Class::Unreachable, NAME, format!("no /dev/fuse: {}", describe(&error)), fix)
+        }
+    }
+}
+
+pub(super) fn fusermount() -> Check {
+    const NAME: &str = "fusermount3";
+    let found = on_path("fusermount3");
+    if geteuid().is_root() {
+        let message = match &found {
+            Some(path) => format!("{}, which root does not need", path.display()),
+            None => "not installed, and root does not need it".into(),
+        };
+        return Check::ok(NAME, message);
+    }
+    let Some(path) = found else {
+        let fix = "install it: apt install fuse3, dnf install fuse3";
+        return Check::fail(Class::Unreachable, NAME, "it is not on PATH", fix);
+    };
+    let set_uid = fs::metadata(&path).is_ok_and(|meta| meta.uid() == 0 && meta.mode() & 0o4000 != 0);
+    if !set_uid {
+        let fix = format!("chown root and chmod u+s {} as root", path.display());
+        let message = format!("{} is not setuid root", path.display());
+        return Check::fail(Class::Unreachable, NAME, message, fix);
+    }
+    // With no_new_privs a setuid bit means nothing (prctl(2)).
+    if status_field("NoNewPrivs").is_some_and(|value| value != "0") {
+        let fix = "start kin outside of the sandbox that sets no_new_privs";
+        return Check::fail(
+            Class::Unreachable,
+            NAME,
+            "this process cannot gain privileges, so it cannot mount",
+            fix,
+        );
+    }
+    Check::ok(NAME, format!("{} is setuid root", path.display()))
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH")?;
+    std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| {
+        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    })
+}
+
+fn status_field(name: &str) -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+pub(super) fn directories(directories: &Directories) -> Check {
+    const NAME: &str = "directories";
+    let all = [&directories.config, &directories.data, &directories.state, &directories.runtime];
+    for dir in all.into_iter().filter(|dir| dir.symlink_metadata().is_ok()) {
+        if let Err(error) = check_private(dir) {
+            let fix = error.hint.unwrap_or_else(|| format!("look at {}", dir.display()));
+            return Check::fail(error.class, NAME, error.message, fix);
+        }
+    }
+    let runtime = directories.runtime.display();
+    match directories.runtime.exists() {
+        true => Check::ok(NAME, format!("private; socket and mount are in {runtime}")),
+        false => Check::ok(NAME, format!("made at the first start; socket and mount will be in {runtime}")),
+    }
+}
+
+/// `PIDFD_THREAD` came with Linux 6.9, `PIDFD_GET_INFO` with 6.13.
+pub(super) fn kernel() -> Check {
+    const NAME: &str = "kernel";
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    match version(release) {
+        Some(version) if version >= (6, 13) => {
+            Check::ok(NAME, format!("Linux {release} identifies processes by pidfd"))
+        }
+        Some(version) if version >= (5, 4) => Check::warn(
+            NAME,
+            format!("Linux {release} identifies processes through /proc: as right, but slower"),
+            "Linux 6.13 or newer, where speed matters",
+        ),
+        _ => Check::fail(
+            Class::Unreachable,
+            NAME,
+            format!("Linux {release} is older than 5.4"),
+            "use a newer kernel",
+        ),
+    }
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// With hidepid (proc(5)) other processes cannot be looked at, which the way through /proc needs.
+pub(super) fn proc_visible() -> Check {
+    const NAME: &str = "/proc";
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let options = mounts
+        .lines()
+        .filter(|line| line.split(' ').nth(4) == Some("/proc"))
+        .filter_map(|line| line.rsplit(' ').next())
+        .next_back()
+        .unwrap_or_default();
+    let hidden = options.split(',').find_map(|option| option.strip_prefix("hidepid="));
+    match hidden {
+        None | Some("0" | "off") => Check::ok(NAME, "processes can be seen"),
+        Some(level) => Check::warn(
+            NAME,
+            format!("it is mounted with hidepid={level}: without pidfds readers are denied"),
+            "Linux 6.13 or newer, or mount /proc without hidepid",
+        ),
+    }
+}
+
+pub(super) fn memory() -> Check {
+    const NAME: &str = "memory";
+    let limit = match getrlimit(Resource::RLIMIT_MEMLOCK) {
+        Ok((u64::MAX, _)) => "no limit".to_owned(),
+        Ok((soft, _)) => format!("limit {} KiB", soft >> 10),
+        Err(error) => error.desc().to_owned(),
+    };
+    match memory::is_locked() {
+        true => Check::ok(NAME, format!("values are locked in memory ({limit})")),
+        false => Check::warn(
+            NAME,
+            format!("values cannot be locked in memory ({limit}), so they may be swapped"),
+            "raise RLIMIT_MEMLOCK to 8 MiB: limits.conf memlock, or systemd's LimitMEMLOCK",
+        ),
+    }
+}
+
+/// Yama (Documentation/admin-guide/LSM/Yama.rst): at 0 a process may trace any other of its user.
+pub(super) fn ptrace() -> Check {
+    const NAME: &str = "ptrace";
+    const FIX: &str = "sysctl kernel.yama.ptrace_scope=1 as root";
+    match fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").as_deref().map(str::trim) {
+        Ok("0") => Check::warn(
+            NAME,
+            "ptrace_scope is 0: any program of yours can read the memory of the programs that read secrets",
+            FIX,
+        ),
+        Ok(scope) => Check::ok(NAME, format!("ptrace_scope is {scope}")),
+        Err(_) => Check::warn(
+            NAME,
+            "there is no Yama: any program of yours can read the memory of the programs that read secrets",
+            "a kernel with the Yama security module",
+        ),
+    }
+}
+
+pub(super) fn swap() -> Check {
+    const NAME: &str = "swap";
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    match swaps.lines().skip(1).find_map(|line| line.split_whitespace().next()) {
+        None => Check::ok(NAME, "there is none"),
+        Some(first) => Check::warn(
+            NAME,
+            format!("swap is on ({first}): what programs read may be written to it"),
+            "encrypt the swap, or turn it off",
+        ),
+    }
+}
+
+/// Also says whether the vault's identity is in the keyring.
+pub(super) fn broker(client: Result<Client>) -> (Check, bool) {
+    const NAME: &str = "broker";
+    let status = client.and_then(|mut client| client.ask::<Status>(Question::Status));
+    let status = match status {
+        Ok(status) => status,
+        Err(error) if connect::is_absent(&error) => {
+            return (Check::ok(NAME, "none runs; `kin run` starts it"), false);
+        }
+        Err(error) => {
+            let fix = error.hint.unwrap_or_else(|| "kin stop, then try again".into());
+            return (Check::fail(error.class, NAME, error.message, fix), false);
+        }
+    };
+    let uses_keyring = status.vault.key == Some(KeyMethod::Keyring);
+    let (broker, ours) = (status.broker, env!("CARGO_PKG_VERSION"));
+    let up = duration::brief(broker.uptime_s);
+    let check = if broker.version != ours {
+        let message = format!("pid {} is version {}, this is {ours}", broker.pid, broker.version);
+        Check::warn(NAME, message, "kin stop: the next run starts this version")
+    } else if !status.mount.mounted {
+        let message = format!("pid {} runs, but its mount is gone", broker.pid);
+        Check::fail(Class::Unreachable, NAME, message, "kin stop: the next run mounts again")
+    } else {
+        Check::ok(NAME, format!("pid {}, version {ours}, up {up}", broker.pid))
+    };
+    (check, uses_keyring)
+}
+
+/// Asks in a process of its own, because a keyring may wait for a person for ever.
+pub(super) fn keyring() -> Check {
+    const NAME: &str = "keyring";
+    const FIX: &str = "start and unlock gnome-keyring, KeePassXC or KWallet in this session";
+    match probe(Path::new("/proc/self/exe")) {
+        Ok(true) => Check::ok(NAME, "the Secret Service answers"),
+        Ok(false) => Check::fail(Class::Locked, NAME, "the Secret Service does not answer", FIX),
+        Err(error) => Check::fail(Class::Locked, NAME, format!("could not ask: {}", describe(&error)), FIX),
+    }
+}
+
+fn probe(program: &Path) -> io::Result<bool> {
+    let mut child = Command::new(program)
+        .args(["keyring-agent", "probe"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let deadline = Instant::now() + KEYRING_DEADLINE;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.success());
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_compared_by_number() {
+        assert_eq!(version("6.18.44-fc-v595"), Some((6, 18)));
+        assert_eq!(version("6.1.0-31-amd64"), Some((6, 1)));
+        assert_eq!(version("7.0"), Some((7, 0)));
+        assert_eq!(version("unknown"), None);
+        assert!(version("6.9") < version("6.13"));
+    }
+
+    #[test]
+    fn an_open_directory_fails_with_the_command_that_closes_it() {
+        let home = tempfile::tempdir().unwrap();
+        let under = |name: &str| home.path().join(name);
+        let dirs = Directories {
+            config: under("config"),
+            data: under("data"),
+            state: under("state"),
+            runtime: under("run"),
+        };
+        assert_eq!(directories(&dirs).state, State::Ok);
+        fs::create_dir(&dirs.runtime).unwrap();
+        fs::set_permissions(&dirs.runtime, fs::Permissions::from_mode(0o755)).unwrap();
+        let check = directories(&dirs);
+        assert_eq!((check.state, check.class), (State::Fail, Class::Unsafe));
+        assert_eq!(check.fix, Some(format!("chmod 700 {}", dirs.runtime.display())));
+    }
+
+    #[test]
+    fn a_keyring_that_does_not_answer_is_given_up_on() {
+        assert!(probe(Path::new("true")).unwrap());
+        assert!(!probe(Path::new("false")).unwrap());
+        assert!(probe(Path::new("/nonexistent")).is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! What can be asked of `kin`, and who answers: the one definition behind parsing, help, completions and
+//! the man page.
+
+mod audit;
+mod check;
+mod completions;
+mod connect;
+mod daemon;
+mod doctor;
+mod duration;
+mod init;
+mod keyring_agent;
+mod list;
+mod lock;
+mod man;
+mod output;
+mod project;
+mod reveal;
+mod revoke;
+mod rm;
+mod run;
+mod set;
+mod show;
+mod status;
+mod stop;
+mod terminal;
+mod trust;
+mod unlock;
+mod untrust;
+mod usage;
+mod value;
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use kin_broker::{Class, Error, Result};
+use kin_policy::Reference;
+
+/// What holds for all commands; the man page makes a section of each part.
+const ENVIRONMENT: &str = "\
+Environment:
+  KIN_HOME          one directory for everything of kin's, instead of the next four
+  XDG_CONFIG_HOME   how the vault is unlocked: kin/ below it
+  XDG_DATA_HOME     the vault and what is trusted
+  XDG_STATE_HOME    the audit log
+  XDG_RUNTIME_DIR   the socket and the mount
+  NO_COLOR          no colours
+
+Exit codes:
+  0  done                        5  denied, or a person has to agree
+  1  a defect of kin's           6  no broker, no FUSE, or not to be trusted
+  2  a bad command line          7  something does not authenticate
+  3  an untrusted or unsafe      8  storage failed or is full
+     file or directory           9  a deadline passed
+  4  locked
+  kin run returns its command's own code, or dies by its signal: 126 where it cannot be
+  executed, 127 where it is not found, 125 where kin failed after it had started";
+
+/// Secrets as files that only a process's own kin can read
+///
+/// `kin run -- CMD` gives CMD and its descendants a grant: the mount answers them and nobody else. When
+/// the last of them exits, the grant is gone.
+#[derive(Parser)]
+#[command(name = "kin", version, max_term_width = 100, after_long_help = ENVIRONMENT)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Init(init::Arguments),
+    Set(set::Arguments),
+    List(list::Arguments),
+    Show(show::Arguments),
+    Reveal(reveal::Arguments),
+    Rm(rm::Arguments),
+    Trust(trust::Arguments),
+    Untrust(untrust::Arguments),
+    Check(check::Arguments),
+    Run(run::Arguments),
+    Status(status::Arguments),
+    Revoke(revoke::Arguments),
+    Lock(lock::Arguments),
+    Unlock(unlock::Arguments),
+    Audit(audit::Arguments),
+    Daemon(daemon::Arguments),
+    Stop(stop::Arguments),
+    Doctor(doctor::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+    #[command(hide = true)]
+    KeyringAgent(keyring_agent::Arguments),
+}
+
+/// How data and errors are printed.
+#[derive(Args, Clone, Copy)]
+struct Format {
+    /// Print JSON, and errors as {class, code, message}
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses the command line, does what it says, and answers with the exit code.
+pub(crate) fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match Cli::try_parse_from(&arguments) {
+        Ok(cli) => {
+            let json = cli.verb.json();
+            start(cli.verb).unwrap_or_else(|error| output::fail(&error, json))
+        }
+        Err(error) => usage::answer(&error, &arguments),
+    }
+}
+
+/// Makes this process unreadable to others before it can hold anything secret. `run` keeps its limits,
+/// because its command inherits them: a process that is not dumpable leaves no core either way (core(5)).
+fn start(verb: Verb) -> Result<ExitCode> {
+    let hardened = match verb {
+        Verb::Run(_) => nix::sys::prctl::set_dumpable(false),
+        _ => kin_broker::sys::process::harden(),
+    };
+    hardened.map_err(|error| Error::internal("harden this process", error.desc()))?;
+    verb.answer()
+}
+
+impl Verb {
+    fn json(&self) -> bool {
+        match self {
+            Self::Init(arguments) => arguments.format.json,
+            Self::Set(arguments) => arguments.format.json,
+            Self::List(arguments) => arguments.format.json,
+            Self::Show(arguments) => arguments.format.json,
+            Self::Rm(arguments) => arguments.format.json,
+            Self::Trust(arguments) => arguments.format.json,
+            Self::Untrust(arguments) => arguments.format.json,
+            Self::Check(arguments) => arguments.format.json,
+            Self::Status(arguments) => arguments.format.json,
+            Self::Revoke(arguments) => arguments.format.json,
+            Self::Lock(arguments) => arguments.format.json,
+            Self::Unlock(arguments) => arguments.format.json,
+            Self::Audit(arguments) => arguments.json(),
+            Self::Daemon(arguments) => arguments.format.json,
+            Self::Stop(arguments) => arguments.format.json,
+            Self::Doctor(arguments) => arguments.format.json,
+            Self::KeyringAgent(_) => true,
+            Self::Reveal(_) | Self::Run(_) | Self::Completions(_) | Self::Man(_) => false,
+        }
+    }
+
+    fn answer(self) -> Result<ExitCode> {
+        match self {
+            Self::Init(arguments) => init::answer(&arguments),
+            Self::Set(arguments) => set::answer(arguments),
+            Self::List(arguments) => list::answer(&arguments),
+            Self::Show(arguments) => show::answer(&arguments),
+            Self::Reveal(arguments) => reveal::answer(&arguments),
+            Self::Rm(arguments) => rm::answer(&arguments),
+            Self::Trust(arguments) => trust::answer(&arguments),
+            Self::Untrust(arguments) => untrust::answer(&arguments),
+            Self::Check(arguments) => check::answer(&arguments),
+            Self::Run(arguments) => return run::answer(arguments),
+            Self::Status(arguments) => status::answer(&arguments),
+            Self::Revoke(arguments) => revoke::answer(&arguments),
+            Self::Lock(arguments) => lock::answer(&arguments),
+            Self::Unlock(arguments) => unlock::answer(&arguments),
+            Self::Audit(arguments) => audit::answer(&arguments),
+            Self::Daemon(arguments) => daemon::answer(&arguments),
+            Self::Stop(arguments) => stop::answer(&arguments),
+            Self::Doctor(arguments) => doctor::answer(&arguments),
+            Self::Completions(arguments) => completions::answer(&arguments),
+            Self::Man(_) => man::answer(),
+            Self::KeyringAgent(arguments) => keyring_agent::answer(&arguments),
+        }
+        .map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// A secret's name, from the command line.
+///
+/// # Errors
+/// `bad_name`.
+fn reference(argument: &OsStr) -> Result<Reference> {
+    match argument.to_str() {
+        Some(text) => Ok(Reference::new(text)?),
+        None => {
+            let text = output::printable_bytes(argument.as_encoded_bytes());
+            Err(Error::new(Class::Unsafe, "bad_name", format!("bad reference \"{text}\": it is not UTF-8")))
+        }
+    }
+}
+
+/// The command line was wrong, in a way that has a name of its own.
+fn bad_usage(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::new(Class::Usage, code, message).hint(hint)
+}

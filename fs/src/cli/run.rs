@@ -1,0 +1,68 @@
+//! `kin run`: a command that may read this project's secrets.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use kin_broker::{Error, Result};
+use kin_policy::FileName;
+
+use super::{bad_usage, duration};
+
+/// Run a command that may read this project's secrets
+///
+/// The command and its descendants get a grant: they read this project's secrets as files below $KIN_DIR,
+/// and nobody else does. The exit code is the command's own, and the prompt returns when it ends; the
+/// grant lasts until its last descendant is gone. The broker is started where none runs.
+#[derive(Args)]
+#[command(override_usage = "kin run [OPTIONS] [--] <CMD>...")]
+#[command(after_help = "Examples:
+  kin run -- npm test
+  kin run --only DATABASE_URL --ttl 10m -- ./migrate.sh
+  kin run -- sh -c 'psql \"$(cat \"$KIN_DIR/DATABASE_URL\")\"'")]
+pub(super) struct Arguments {
+    /// Grant only these files of the project, instead of all
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    only: Option<Vec<String>>,
+    /// End the grant after this time, from 1s to 30d: 90s, 10m, 1h30m, 2d
+    #[arg(long, value_name = "D", allow_hyphen_values = true)]
+    ttl: Option<OsString>,
+    /// End the grant when the command ends, though its descendants go on
+    #[arg(long)]
+    end_with_child: bool,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    command: Vec<OsString>,
+}
+
+pub(super) fn answer(arguments: Arguments) -> Result<ExitCode> {
+    start(options(arguments)?)
+}
+
+/// What the command line asks of the wrapper.
+struct Options {
+    command: Vec<OsString>,
+    only: Option<Vec<FileName>>,
+    ttl: Option<Duration>,
+    end_with_child: bool,
+}
+
+fn options(arguments: Arguments) -> Result<Options> {
+    if arguments.command.first().is_none_or(|program| program.is_empty()) {
+        return Err(bad_usage("usage", "the command is empty", "usage: kin run [OPTIONS] [--] <CMD>..."));
+    }
+    let only =
+        arguments.only.map(|names| names.into_iter().map(FileName::new).collect::<Result<Vec<_>, _>>());
+    Ok(Options {
+        command: arguments.command,
+        only: only.transpose()?,
+        ttl: arguments.ttl.as_deref().map(duration::ttl).transpose()?,
+        end_with_child: arguments.end_with_child,
+    })
+}
+
+fn start(options: Options) -> Result<ExitCode> {
+    drop((options.command, options.only, options.ttl, options.end_with_child));
+    Err(Error::internal("run the command", "the wrapper is not merged yet"))
+}

@@ -1,0 +1,113 @@
+//! `kin set`: stores a new version of a secret.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::Args;
+use kin_broker::control::protocol::{Question, SecretInfo};
+use kin_broker::paths::Directories;
+use kin_broker::{Class, Error, Plaintext, Result};
+use kin_policy::Reference;
+
+use super::terminal::Terminal;
+use super::{Format, connect, output, unlock, usage, value};
+
+/// Store a new version of a secret
+///
+/// On a terminal the value is asked for and not shown. It is never taken from the command line or the
+/// environment, where other processes could read it. Values have at most 1 MiB.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  kin set db/url                                     ask for the value
+  printf %s \"$(pass show db)\" | kin set db/url --stdin
+  kin set tls/key --from-file key.pem
+  kin set app/session --generate hex:32 --note 'rotate each May'
+  kin set deploy/key --generate ssh-ed25519")]
+pub(super) struct Arguments {
+    /// The secret's name, such as stripe/test_key
+    #[arg(value_name = "REF")]
+    reference: OsString,
+    /// Read the value from standard input, byte for byte: a newline at its end belongs to it
+    #[arg(long, group = "source")]
+    stdin: bool,
+    /// Read the value from a file, byte for byte
+    #[arg(long, value_name = "F", group = "source")]
+    from_file: Option<PathBuf>,
+    /// Let the broker make the value, which nobody sees: hex:32 (32 random bytes), ssh-ed25519 (a private key)
+    #[arg(long, value_name = "SPEC", group = "source")]
+    generate: Option<String>,
+    /// A note for people, which is no secret
+    #[arg(long, value_name = "T")]
+    note: Option<String>,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+pub(super) fn answer(arguments: Arguments) -> Result<()> {
+    let reference = quiet_reference(&arguments.reference)?;
+    let directories = Directories::from_environment()?;
+    let value = value(&arguments, &reference)?;
+    let question = Question::Set { reference, generate: arguments.generate, note: arguments.note };
+    let mut client = connect::to_broker(&directories)?;
+    let stored: SecretInfo =
+        unlock::asking(&mut client, |client| client.ask_with(question.clone(), value.as_ref()))?;
+    if arguments.format.json {
+        return output::json(&stored);
+    }
+    let (version, size) = (stored.version, stored.size);
+    output::line(&format!("stored {}, version {version}, {size} bytes", stored.reference))
+}
+
+/// A name in which nobody wrote a value; a bad one is not repeated, because it may be one.
+fn quiet_reference(argument: &OsStr) -> Result<Reference> {
+    if argument.as_encoded_bytes().contains(&b'=') {
+        return Err(usage::value_on_argv());
+    }
+    let Some(text) = argument.to_str() else {
+        return Err(Error::new(Class::Unsafe, "bad_name", "bad reference: it is not UTF-8"));
+    };
+    Reference::new(text).map_err(|bad| {
+        let message = bad.to_string();
+        let rule = message.rsplit_once("\": ").map_or("it is no name", |(_, rule)| rule);
+        Error::new(Class::Unsafe, "bad_name", format!("bad reference: {rule}"))
+            .hint("a name looks like stripe/test_key")
+    })
+}
+
+fn value(arguments: &Arguments, reference: &Reference) -> Result<Option<Plaintext>> {
+    if arguments.generate.is_some() {
+        return Ok(None);
+    }
+    if arguments.stdin {
+        return value::from_stdin().map(Some);
+    }
+    if let Some(path) = &arguments.from_file {
+        return value::from_file(path).map(Some);
+    }
+    let mut terminal = Terminal::open().ok_or_else(|| {
+        Error::new(Class::Denied, "value_needed", "the value is needed, and there is no terminal to ask at")
+            .hint("give it with --stdin, --from-file F or --generate SPEC")
+    })?;
+    value::checked(terminal.hidden(&format!("Value of {reference}: "))?).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn z03_a_value_on_the_command_line_is_refused_and_not_repeated() {
+        let error = quiet_reference(OsStr::new("db/url=CANARY")).unwrap_err();
+        assert_eq!((error.exit_code(), error.code.as_ref()), (2, "value_on_argv"));
+        for bad in ["=CANARY", "CANARY=", "CANARY CANARY", "CANARY\": x", "CANARY\n"] {
+            let error = quiet_reference(OsStr::new(bad)).unwrap_err();
+            assert!(!format!("{error:?}").contains("CANARY"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_broken_rule_is_named() {
+        let error = quiet_reference(OsStr::new("db//url")).unwrap_err();
+        assert_eq!(error.message, "bad reference: no part between '/' may be empty");
+    }
+}

@@ -1,0 +1,116 @@
+//! `kin status`: what is going on.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::Args;
+use kin_broker::Result;
+use kin_broker::control::protocol::{GrantStatus, KeyMethod, Question, Status};
+use kin_broker::paths::Directories;
+
+use super::output::{self, Tone};
+use super::{Format, connect, duration};
+
+/// Show the broker, the vault and the live grants
+///
+/// The broker, the vault, the mount, and each live grant with its process tree, its opens and the time that
+/// it has left. No broker is started for it: exit code 6 where none runs.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  kin status
+  kin status --watch
+  kin status --json | jq -r '.grants[].id'")]
+pub(super) struct Arguments {
+    /// Show it anew each second, until ^C
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+pub(super) fn answer(arguments: &Arguments) -> Result<()> {
+    let mut client = connect::to_running(&Directories::from_environment()?)?;
+    let stdout = std::io::stdout();
+    let colours = output::colours(&stdout);
+    let redraw = arguments.watch && stdout.is_terminal();
+    loop {
+        let status: Status = client.ask(Question::Status)?;
+        match arguments.format.json {
+            true => output::json(&status)?,
+            false if redraw => output::print(&redrawn(&description(&status, colours)))?,
+            false => output::print(&description(&status, colours))?,
+        }
+        if !arguments.watch {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Over what was there, without a blank screen in between: home, each line cleared to its end, then the rest
+/// of the screen (ECMA-48: CUP, EL, ED).
+fn redrawn(text: &str) -> String {
+    format!("\u{1b}[H{}\u{1b}[J", text.replace('\n', "\u{1b}[K\n"))
+}
+
+fn description(status: &Status, colours: bool) -> String {
+    let (broker, vault, mount) = (&status.broker, &status.vault, &status.mount);
+    let memory = if broker.memory_locked { "memory locked" } else { "memory not locked" };
+    let mut text = format!(
+        "broker  pid {}, version {}, up {}, identity by {}, {memory}\n",
+        broker.pid,
+        output::printable(&broker.version),
+        duration::brief(broker.uptime_s),
+        output::printable(&broker.identity),
+    );
+    text += &format!("vault   {}", output::printable(&vault.state));
+    if let Some(secrets) = vault.secrets {
+        text += &format!(", {}", counted(secrets as u64, "secret"));
+    }
+    match &vault.key {
+        Some(KeyMethod::Keyring) => text += ", identity in the keyring",
+        Some(KeyMethod::Passphrase) => text += ", identity behind a passphrase",
+        Some(KeyMethod::KeyFile { path }) => {
+            text += &format!(", identity in {}", output::printable_path(path));
+        }
+        None => {}
+    }
+    let answers = if mount.mounted { "mounted" } else { "not mounted" };
+    text += &format!("\nmount   {}, {answers}\n", output::printable_path(&mount.path));
+    text += &format!("grants  {}\n", status.grants.len());
+    for grant in &status.grants {
+        text += &grant_description(grant, colours);
+    }
+    text
+}
+
+fn grant_description(grant: &GrantStatus, colours: bool) -> String {
+    let id = grant.id.to_string();
+    let files: Vec<_> = grant.bindings.iter().map(|file| output::printable(file.as_str())).collect();
+    let left = match grant.ttl_left_ms {
+        Some(left) => format!("{} left", duration::brief(left.div_ceil(1000))),
+        None => "until its tree ends".into(),
+    };
+    let mut text = format!(
+        "\n{}  {}  {}\n  files  {}\n  opens  {}, age {}, {left}\n",
+        output::paint(colours, Tone::Strong, &id[..8]),
+        grant.project,
+        output::printable(&grant.command.join(" ")),
+        if files.is_empty() { "none".into() } else { files.join(", ") },
+        grant.opens,
+        duration::brief(grant.age_s),
+    );
+    for process in &grant.tree {
+        let indent = 2 * (process.depth.min(20) as usize + 1);
+        text += &format!("{:indent$}{} {}\n", "", process.pid, output::printable(&process.comm));
+    }
+    text
+}
+
+/// `1 secret`, `2 secrets`.
+fn counted(number: u64, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}

@@ -1,0 +1,211 @@
+//! A broker of two secrets and one project that speaks the wire protocol and keeps nothing.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use kin_broker::control::protocol::{
+    Answer, BindingInfo, BrokerStatus, GrantStatus, Hello, KeyMethod, ManifestInfo, MountStatus, Question,
+    Request, SecretInfo, Status, TreeProcess, TrustState, VaultMade, VaultStatus, Withdrawn,
+};
+use kin_broker::control::{read_frame, write_frame};
+use kin_broker::{Class, Error, Plaintext};
+use kin_policy::GrantId;
+use serde::Serialize;
+
+use crate::program::Home;
+
+pub(crate) const VALUE: &[u8] = b"CANARY-7f3a";
+pub(crate) const PASSPHRASE: &[u8] = b"correct horse";
+pub(crate) const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+/// A question, and the value that came with it.
+type Heard = (Question, Option<Vec<u8>>);
+
+/// What it plays.
+#[derive(Clone, Default)]
+pub(crate) struct Scene {
+    /// The vault is locked until its passphrase comes.
+    pub(crate) locked: bool,
+    /// How the manifest stands with trust.
+    pub(crate) trust: Option<TrustState>,
+    /// Whether the vault lacks a bound secret.
+    pub(crate) lacks: bool,
+    /// Live grants.
+    pub(crate) grants: usize,
+    /// What it was asked, and with which value.
+    pub(crate) heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+impl Scene {
+    /// Listens in `home` until the test process ends.
+    pub(crate) fn play(self, home: &Home) -> Self {
+        let listener = UnixListener::bind(home.path().join("run/socket")).unwrap();
+        let (scene, place) = (self.clone(), home.path().to_path_buf());
+        std::thread::spawn(move || {
+            let mut scene = scene;
+            for stream in listener.incoming() {
+                scene.converse(stream.unwrap(), &place);
+            }
+        });
+        self
+    }
+
+    /// The value that came with the first question that `wanted` picks.
+    pub(crate) fn value_of(&self, wanted: impl Fn(&Question) -> bool) -> Option<Vec<u8>> {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().find(|(question, _)| wanted(question)).expect("it was asked").1.clone()
+    }
+
+    pub(crate) fn was_asked(&self, wanted: impl Fn(&Question) -> bool) -> bool {
+        self.heard.lock().unwrap().iter().any(|(question, _)| wanted(question))
+    }
+
+    fn converse(&mut self, mut stream: UnixStream, home: &Path) {
+        while let Ok(Some((Request { question, .. }, value))) = read_frame::<Request>(&mut stream) {
+            let kept = value.as_ref().map(|value| value.bytes().to_vec());
+            self.heard.lock().unwrap().push((question.clone(), kept));
+            if self.answer(&mut stream, question, value, home).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        stream: &mut UnixStream,
+        question: Question,
+        value: Option<Plaintext>,
+        home: &Path,
+    ) -> std::io::Result<()> {
+        let needs_vault = matches!(
+            question,
+            Question::Set { .. } | Question::List | Question::Show { .. } | Question::Reveal { .. }
+        );
+        if needs_vault && self.locked {
+            return fail(stream, Error::new(Class::Locked, "vault_locked", "the vault is locked"));
+        }
+        match question {
+            Question::Hello => done(stream, &Hello { pid: 0, version: env!("CARGO_PKG_VERSION").into() }),
+            Question::Init { .. } => done(
+                stream,
+                &VaultMade { recipient: "age1example".into(), vault: home.join("data/vault.age") },
+            ),
+            Question::Unlock { .. } if value.is_none_or(|value| value.bytes() != PASSPHRASE) => fail(
+                stream,
+                Error::new(Class::Locked, "wrong_passphrase", "that is not the vault's passphrase"),
+            ),
+            Question::Unlock { .. } => {
+                self.locked = false;
+                done(stream, &())
+            }
+            Question::Lock | Question::Revoke { .. } => {
+                let grants = (0..self.grants).map(|n| GrantId::from_bytes([n as u8 + 1; 16])).collect();
+                done(stream, &Withdrawn { grants })
+            }
+            Question::Set { .. } | Question::Remove { .. } => done(stream, &secret("db/url", None)),
+            Question::List => {
+                done(stream, &vec![secret("db/url", None), secret("tls/key", Some("from\u{1b}[31m ops"))])
+            }
+            Question::Show { reference } if reference.as_str() == "db/url" => {
+                done(stream, &secret("db/url", Some("rotate each May")))
+            }
+            Question::Show { reference } => {
+                let error =
+                    Error::new(Class::Unsafe, "secret_missing", format!("the vault lacks {reference}"));
+                fail(stream, error.hint(format!("kin set {reference}")))
+            }
+            Question::Reveal { .. } => {
+                let answer = Answer::Done(secret("db/url", None));
+                write_frame(stream, &answer, Some(&Plaintext::copy_of(VALUE)))
+            }
+            Question::Inspect { directory } | Question::Trust { directory, .. } => {
+                done(stream, &self.manifest(&directory))
+            }
+            Question::Status => done(stream, &self.status(home)),
+            _ => done(stream, &()),
+        }
+    }
+
+    fn manifest(&self, directory: &Path) -> ManifestInfo {
+        let binding = |file: &str, reference: &str, present| BindingInfo {
+            file: file.parse().unwrap(),
+            reference: reference.parse().unwrap(),
+            present: (!self.locked).then_some(present),
+        };
+        ManifestInfo {
+            directory: directory.into(),
+            project: "api".parse().unwrap(),
+            mounted_as: "api".parse().unwrap(),
+            hash: HASH.into(),
+            trust: match self.locked {
+                true => TrustState::Locked,
+                false => self.trust.clone().unwrap_or(TrustState::Untrusted),
+            },
+            bindings: vec![
+                binding("DATABASE_URL", "db/url", true),
+                binding("tls.key", "tls/key", !self.lacks),
+            ],
+        }
+    }
+
+    fn status(&self, home: &Path) -> Status {
+        let process = |pid, depth, comm: &str| TreeProcess { pid, depth, comm: comm.into() };
+        let grant = |n: usize| GrantStatus {
+            id: GrantId::from_bytes([n as u8 + 1; 16]),
+            project: "api".parse().unwrap(),
+            command: vec!["npm".into(), "test".into(), "\u{1b}[2J".into()],
+            bindings: vec!["DATABASE_URL".parse().unwrap(), "tls.key".parse().unwrap()],
+            opens: 12,
+            age_s: 192,
+            ttl_left_ms: (n == 0).then_some(3_407_001),
+            tree: vec![
+                process(4120, 0, "kin-keeper"),
+                process(4121, 1, "npm"),
+                process(4133, 2, "no\u{202e}de"),
+            ],
+        };
+        Status {
+            broker: BrokerStatus {
+                pid: 4001,
+                version: env!("CARGO_PKG_VERSION").into(),
+                uptime_s: 7384,
+                identity: "pidfd".into(),
+                memory_locked: true,
+            },
+            vault: VaultStatus {
+                state: if self.locked { "locked" } else { "unlocked" }.into(),
+                key: Some(KeyMethod::Passphrase),
+                secrets: (!self.locked).then_some(2),
+            },
+            mount: MountStatus { path: home.join("run/mnt"), mounted: true },
+            grants: (0..self.grants).map(grant).collect(),
+        }
+    }
+}
+
+fn secret(reference: &str, note: Option<&str>) -> SecretInfo {
+    SecretInfo {
+        reference: reference.parse().unwrap(),
+        version: 3,
+        size: 11,
+        created: 1_795_000_000,
+        note: note.map(Into::into),
+    }
+}
+
+fn done(stream: &mut UnixStream, answer: &(impl Serialize + Clone)) -> std::io::Result<()> {
+    write_frame(stream, &Answer::Done(answer.clone()), None)
+}
+
+fn fail(stream: &mut UnixStream, error: Error) -> std::io::Result<()> {
+    write_frame(stream, &Answer::<()>::Failed(error), None)
+}
+
+/// Makes the working directory a project.
+pub(crate) fn write_manifest(home: &Home) {
+    fs::write(home.work().join("kin.toml"), "schema = 1\n").unwrap();
+    assert_eq!(home.work().metadata().unwrap().uid(), nix::unistd::geteuid().as_raw());
+}

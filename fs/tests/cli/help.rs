@@ -1,0 +1,94 @@
+//! Does every command explain itself, in help, completions and the manual, from one definition?
+
+use insta::assert_snapshot;
+
+use crate::program::Home;
+
+const VERBS: [&str; 22] = [
+    "init",
+    "set",
+    "list",
+    "show",
+    "reveal",
+    "rm",
+    "trust",
+    "untrust",
+    "check",
+    "run",
+    "status",
+    "revoke",
+    "lock",
+    "unlock",
+    "audit",
+    "daemon",
+    "stop",
+    "doctor",
+    "completions",
+    "man",
+    "keyring-agent",
+    "audit verify",
+];
+
+#[test]
+fn every_help_page_is_as_it_was_agreed() {
+    let home = Home::new();
+    assert_snapshot!("help_kin", home.run(&["--help"]).text());
+    for verb in VERBS {
+        let mut arguments: Vec<_> = verb.split(' ').collect();
+        arguments.push("--help");
+        let ran = home.run(&arguments);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{verb}");
+        assert_snapshot!(format!("help_{}", verb.replace([' ', '-'], "_")), ran.text());
+    }
+}
+
+#[test]
+fn every_help_page_has_a_sentence_an_example_and_fits_100_columns() {
+    let home = Home::new();
+    for verb in VERBS {
+        let mut arguments: Vec<_> = verb.split(' ').collect();
+        arguments.push("--help");
+        let ran = home.run(&arguments);
+        let page = ran.text();
+        let sentence = page.lines().nth(2).unwrap_or_default();
+        assert!(
+            verb == "audit verify" || sentence.ends_with('.') || sentence.len() > 60,
+            "{verb}: {sentence}"
+        );
+        assert!(page.contains(&format!("\n  kin {verb}")), "{verb} has no example:\n{page}");
+        assert!(page.lines().all(|line| line.chars().count() <= 100), "{verb} is too wide:\n{page}");
+    }
+}
+
+#[test]
+fn the_help_lists_every_command_and_hides_the_brokers_own() {
+    let home = Home::new();
+    let ran = home.run(&["--help"]);
+    for verb in VERBS.iter().filter(|verb| !verb.contains([' ', '-'])) {
+        assert!(ran.text().contains(&format!("\n  {verb} ")), "{verb}");
+    }
+    assert!(!ran.text().contains("keyring-agent"));
+}
+
+#[test]
+fn completions_and_the_manual_know_every_command() {
+    let home = Home::new();
+    let manual = home.run(&["man"]);
+    for verb in VERBS.iter().filter(|verb| !verb.contains([' ', '-'])) {
+        assert!(manual.text().contains(&format!(".SH \"KIN {}\"", verb.to_uppercase())), "{verb}");
+    }
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = home.run(&["completions", shell]);
+        assert_eq!(script.code, 0);
+        for verb in ["reveal", "untrust", "--end-with-child"] {
+            let known = script.text().contains(verb) || script.text().contains(verb.trim_start_matches('-'));
+            assert!(known, "{shell} does not know {verb}");
+        }
+    }
+}
+
+#[test]
+fn the_version_is_one_line() {
+    let ran = Home::new().run(&["--version"]);
+    assert_eq!(ran.text(), format!("kin {}\n", env!("CARGO_PKG_VERSION")));
+}
