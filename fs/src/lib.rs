@@ -6,5 +6,5 @@ pub mod daemon;
 pub mod deadlines;
 pub mod inodes;
 pub mod mount;
-
+pub mod run;
 pub mod secretfs;

@@ -98,6 +98,14 @@ impl Client {
         write_frame(&mut self.stream, &Request::from(question), None).map_err(|error| lost(&error))
     }
 
+    /// Reads the answer to a question that was told: `tell` and `answer` are `ask`, with time between.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn answer<T: DeserializeOwned>(&mut self) -> Result<T> {
+        self.receive().map(|(answer, _)| answer)
+    }
+
     /// The broker at the other end.
     ///
     /// # Errors
@@ -117,6 +125,10 @@ impl Client {
         value: Option<&Plaintext>,
     ) -> Result<(T, Option<Plaintext>)> {
         write_frame(&mut self.stream, &Request::from(question), value).map_err(|error| lost(&error))?;
+        self.receive()
+    }
+
+    fn receive<T: DeserializeOwned>(&mut self) -> Result<(T, Option<Plaintext>)> {
         match read_frame::<Answer<T>>(&mut self.stream).map_err(|error| lost(&error))? {
             Some((Answer::Done(answer), value)) => Ok((answer, value)),
             Some((Answer::Failed(error), _)) => Err(error),

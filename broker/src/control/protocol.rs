@@ -30,9 +30,18 @@ pub struct Request {
 
 impl From<Question> for Request {
     fn from(question: Question) -> Self {
-        let session_bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok();
-        Self { protocol: PROTOCOL, session_bus, question }
+        Self { protocol: PROTOCOL, session_bus: session_bus(), question }
     }
+}
+
+/// Where this session's D-Bus answers: where its variable says, else the well-known place of a user bus
+/// (systemd's pam_systemd and dbus-user-session).
+fn session_bus() -> Option<String> {
+    if let Ok(address) = std::env::var("DBUS_SESSION_BUS_ADDRESS") {
+        return Some(address);
+    }
+    let socket = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?).join("bus");
+    socket.exists().then(|| format!("unix:path={}", socket.display()))
 }
 
 /// What the broker sends back.

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod child;
 pub mod limits;
 pub mod memory;
 pub mod pidfd;

@@ -1,12 +1,16 @@
 //! `kin audit`: who touched what, and whether the record is whole.
 
+use std::borrow::Cow;
+
 use clap::{Args, Subcommand};
+use jiff::tz::TimeZone;
+use kin_broker::Result;
+use kin_broker::audit::{self, Filter, Record};
 use kin_broker::control::protocol::Question;
 use kin_broker::paths::Directories;
-use kin_broker::{Error, Result};
-use kin_policy::Reference;
+use kin_policy::{DirectoryName, Reference};
 
-use super::{Format, connect};
+use super::{Format, connect, output};
 
 /// Show who touched what, or verify the record
 ///
@@ -85,12 +89,87 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn verify(_: &Directories, _json: bool) -> Result<()> {
-    Err(Error::internal("verify the record", "it is not merged yet"))
+fn verify(directories: &Directories, json: bool) -> Result<()> {
+    let verified = audit::verify(&directories.state)?;
+    if json {
+        return output::json(&serde_json::json!({
+            "records": verified.records,
+            "first_seq": verified.first_seq,
+            "last_seq": verified.last_seq,
+            "last_time": verified.last_time.map(|time| time.to_string()),
+        }));
+    }
+    let last =
+        verified.last_time.map_or_else(String::new, |time| format!(", the last of {}", shown_time(time)));
+    output::line(&format!("{} records, the chain is whole{last}", verified.records))
 }
 
-fn query(_: &Directories, filters: &Filters, _json: bool) -> Result<()> {
-    let Filters { reference, project: _, grant: _, since: _, until: _, denied: _ } = filters;
-    reference.as_deref().map(Reference::new).transpose()?;
-    Err(Error::internal("read the record", "it is not merged yet"))
+fn query(directories: &Directories, filters: &Filters, json: bool) -> Result<()> {
+    let filter = filters.parse()?;
+    let mut rows = Vec::new();
+    let mut printed = Ok(());
+    let queried = audit::query(&directories.state, &filter, |record| match json {
+        true if printed.is_ok() => printed = output::line(record.json()),
+        true => {}
+        false => rows.push(row(record)),
+    })?;
+    printed?;
+    if queried.skipped > 0 {
+        let skipped = queried.skipped;
+        output::note(&format!(
+            "kin: passed over {skipped} lines that are no records: see `kin audit verify`"
+        ));
+    }
+    match json {
+        true => Ok(()),
+        false if rows.is_empty() => {
+            output::note("no such records");
+            Ok(())
+        }
+        false => output::print(&output::table(&["TIME", "EVENT", "WHAT", "GRANT", "WHO", "WHY"], rows)),
+    }
+}
+
+impl Filters {
+    fn parse(&self) -> Result<Filter> {
+        let now = jiff::Zoned::now();
+        let time =
+            |text: &Option<String>| text.as_deref().map(|text| audit::parse_time(text, &now)).transpose();
+        Ok(Filter {
+            reference: self.reference.as_deref().map(Reference::new).transpose()?,
+            project: self.project.as_deref().map(DirectoryName::new).transpose()?,
+            grant: self.grant.clone(),
+            since: time(&self.since)?,
+            until: time(&self.until)?,
+            denied: self.denied,
+        })
+    }
+}
+
+/// One record as a person wants to read it; `--json` has all of it.
+fn row(record: &Record<'_>) -> Vec<String> {
+    let text = |part: Option<Cow<'_, str>>| part.map_or_else(String::new, Cow::into_owned);
+    let what = match (record.project(), record.file()) {
+        (Some(project), Some(file)) => format!("{project}/{file}"),
+        (project, _) => text(project.or_else(|| record.reference())),
+    };
+    let what = match record.reference() {
+        Some(reference) if !what.is_empty() && what != reference => format!("{what} ({reference})"),
+        _ => what,
+    };
+    let who = match (record.comm().or_else(|| record.program()), record.pid()) {
+        (Some(comm), Some(pid)) => format!("{comm} [{pid}]"),
+        (comm, _) => text(comm),
+    };
+    let why = match (text(record.reason()), record.count()) {
+        (reason, 0 | 1) => reason,
+        (reason, count) => format!("{reason} × {count}"),
+    };
+    let grant = text(record.grant()).chars().take(8).collect();
+    vec![shown_time(record.time()), record.event().to_owned(), what, grant, who, why]
+}
+
+/// Local time, `2026-11-23 05:41:58`.
+fn shown_time(time: jiff::Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }

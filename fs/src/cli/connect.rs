@@ -7,18 +7,15 @@ use std::time::{Duration, Instant};
 use kin_broker::control::Client;
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result, describe};
+use kin_fs::ancestry;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-/// The name (`/proc/PID/comm`) that a keeper gives itself.
-const KEEPER: &str = "kin-keeper";
 /// How long a broker may take to be ready.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a broker that says it is ready, or that another one runs, may take to answer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How often a walk up the tree starts over because a process ended under it.
-const WALKS: usize = 8;
 
 /// A broker that runs.
 ///
@@ -37,14 +34,7 @@ pub(super) fn to_broker(directories: &Directories) -> Result<Client> {
         Err(error) if is_absent(&error) => {}
         answer => return answer,
     }
-    if descends_from_keeper(std::process::id(), &|pid| std::fs::read(format!("/proc/{pid}/stat")).ok()) {
-        return Err(Error::new(
-            Class::Unreachable,
-            "no_broker_in_tree",
-            "no broker runs, and one must not be started inside a grant's tree",
-        )
-        .hint("start it outside: `kin daemon`"));
-    }
+    ancestry::refuse_below_a_keeper()?;
     start()?;
     let deadline = Instant::now() + CONNECT_DEADLINE;
     loop {
@@ -140,63 +130,9 @@ fn not_started(why: String) -> Error {
         .hint("`kin daemon --foreground` shows why, and `kin doctor` what may be missing")
 }
 
-/// Whether `pid` or a process above it calls itself a keeper. What /proc does not show (hidepid) ends the
-/// walk: nobody's grant is wider for it, a broker started below a keeper only keeps that tree alive.
-fn descends_from_keeper(pid: u32, stat: &dyn Fn(u32) -> Option<Vec<u8>>) -> bool {
-    for _ in 0..WALKS {
-        let mut at = pid;
-        loop {
-            if at <= 1 {
-                return false;
-            }
-            let Some((comm, parent)) = stat(at).as_deref().and_then(parse_stat) else { break };
-            if comm == KEEPER.as_bytes() {
-                return true;
-            }
-            at = parent;
-        }
-    }
-    false
-}
-
-/// Name and parent from `/proc/PID/stat` (proc_pid_stat(5)). The name may hold anything, also `)`; what
-/// follows it does not.
-fn parse_stat(stat: &[u8]) -> Option<(Vec<u8>, u32)> {
-    let open = stat.iter().position(|byte| *byte == b'(')?;
-    let close = stat.iter().rposition(|byte| *byte == b')')?;
-    let comm = stat.get(open + 1..close)?.to_vec();
-    let parent = std::str::from_utf8(stat.get(close + 1..)?).ok()?.split_whitespace().nth(1)?.parse().ok()?;
-    Some((comm, parent))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tree(rows: &'static [(u32, &'static str, u32)]) -> impl Fn(u32) -> Option<Vec<u8>> {
-        |pid| {
-            let (pid, comm, parent) = rows.iter().find(|row| row.0 == pid)?;
-            Some(format!("{pid} ({comm}) S {parent} 1 1 0 -1").into_bytes())
-        }
-    }
-
-    #[test]
-    fn no_broker_is_started_below_a_keeper() {
-        let rows =
-            tree(&[(9, "sh", 8), (8, "x) S 1 (", 7), (7, "kin-keeper", 5), (5, "kin", 1), (4, "sh", 1)]);
-        assert!(descends_from_keeper(9, &rows));
-        assert!(descends_from_keeper(7, &rows));
-        assert!(!descends_from_keeper(5, &rows));
-        assert!(!descends_from_keeper(4, &rows));
-        assert!(!descends_from_keeper(3, &rows));
-    }
-
-    #[test]
-    fn this_process_is_below_no_keeper() {
-        assert!(
-            !descends_from_keeper(std::process::id(), &|pid| std::fs::read(format!("/proc/{pid}/stat")).ok())
-        );
-    }
 
     #[test]
     fn g14_a_broker_does_not_inherit_what_may_be_secret() {

@@ -1,8 +1,9 @@
 //! `kin daemon`: starts the broker.
 
 use clap::Args;
+use kin_broker::Result;
 use kin_broker::paths::Directories;
-use kin_broker::{Error, Result};
+use kin_fs::daemon::{self, DaemonOptions};
 
 use super::Format;
 
@@ -23,9 +24,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
-    start(&Directories::from_environment()?, arguments.foreground)
-}
-
-fn start(_: &Directories, _foreground: bool) -> Result<()> {
-    Err(Error::internal("start the broker", "it is not merged yet"))
+    let options = DaemonOptions { foreground: arguments.foreground };
+    daemon::run(&Directories::from_environment()?, options)
 }

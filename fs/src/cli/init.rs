@@ -8,7 +8,7 @@ use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result, describe};
 
 use super::terminal::Terminal;
-use super::{Format, bad_usage, connect, output, unlock, value};
+use super::{Format, bad_usage, connect, output, value};
 
 /// Make the vault and the identity that opens it
 ///
@@ -38,7 +38,7 @@ pub(super) struct Arguments {
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     let directories = Directories::from_environment()?;
     let (method, passphrase) = method(arguments)?;
-    let question = Question::Init { method, session_bus: unlock::session_bus() };
+    let question = Question::Init { method };
     let mut client = connect::to_broker(&directories)?;
     let made: VaultMade = client.ask_with(question, passphrase.as_ref())?;
     if arguments.format.json {

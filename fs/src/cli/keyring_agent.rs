@@ -1,7 +1,9 @@
 //! `kin keyring-agent`: the broker's own hand for the Secret Service, in a process that can be given up on.
 
+use std::process::ExitCode;
+
 use clap::{Args, ValueEnum};
-use kin_broker::{Error, Result};
+use kin_broker::keys::keyring_agent::serve;
 
 /// Talk to the Secret Service for the broker
 ///
@@ -12,6 +14,9 @@ use kin_broker::{Error, Result};
 pub(super) struct Arguments {
     /// What to do there
     action: Action,
+    /// Whose identity: the recipient that it belongs to
+    #[arg(default_value = "")]
+    recipient: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -24,10 +29,11 @@ enum Action {
     Probe,
 }
 
-pub(super) fn answer(arguments: &Arguments) -> Result<()> {
-    serve(arguments.action)
-}
-
-fn serve(_: Action) -> Result<()> {
-    Err(Error::internal("serve the keyring", "it is not merged yet"))
+pub(super) fn answer(arguments: &Arguments) -> ExitCode {
+    let action = match arguments.action {
+        Action::Get => "get",
+        Action::Put => "put",
+        Action::Probe => "probe",
+    };
+    ExitCode::from(serve(action, &arguments.recipient, std::io::stdin().lock(), std::io::stdout().lock()))
 }

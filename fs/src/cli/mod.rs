@@ -171,7 +171,7 @@ impl Verb {
             Self::Doctor(arguments) => doctor::answer(&arguments),
             Self::Completions(arguments) => completions::answer(&arguments),
             Self::Man(_) => man::answer(),
-            Self::KeyringAgent(arguments) => keyring_agent::answer(&arguments),
+            Self::KeyringAgent(arguments) => return Ok(keyring_agent::answer(&arguments)),
         }
         .map(|()| ExitCode::SUCCESS)
     }

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
+use kin_broker::paths::Directories;
 use kin_broker::{Error, Result};
+use kin_fs::run::{RunOptions, run};
 use kin_policy::FileName;
 
-use super::{bad_usage, duration};
+use super::{bad_usage, connect, duration, project, unlock};
 
 /// Run a command that may read this project's secrets
 ///
@@ -40,29 +41,31 @@ pub(super) fn answer(arguments: Arguments) -> Result<ExitCode> {
     start(options(arguments)?)
 }
 
-/// What the command line asks of the wrapper.
-struct Options {
-    command: Vec<OsString>,
-    only: Option<Vec<FileName>>,
-    ttl: Option<Duration>,
-    end_with_child: bool,
-}
-
-fn options(arguments: Arguments) -> Result<Options> {
+fn options(arguments: Arguments) -> Result<RunOptions> {
     if arguments.command.first().is_none_or(|program| program.is_empty()) {
         return Err(bad_usage("usage", "the command is empty", "usage: kin run [OPTIONS] [--] <CMD>..."));
     }
     let only =
         arguments.only.map(|names| names.into_iter().map(FileName::new).collect::<Result<Vec<_>, _>>());
-    Ok(Options {
+    Ok(RunOptions {
         command: arguments.command,
         only: only.transpose()?,
         ttl: arguments.ttl.as_deref().map(duration::ttl).transpose()?,
         end_with_child: arguments.end_with_child,
+        project_directory: project::directory()?,
     })
 }
 
-fn start(options: Options) -> Result<ExitCode> {
-    drop((options.command, options.only, options.ttl, options.end_with_child));
-    Err(Error::internal("run the command", "the wrapper is not merged yet"))
+fn start(options: RunOptions) -> Result<ExitCode> {
+    let directories = Directories::from_environment()?;
+    let code = run(&directories, options, &connect::to_broker, &|error| ask_for_the_key(&directories, error));
+    Ok(ExitCode::from(u8::try_from(code.exit_code()?).unwrap_or(u8::MAX)))
+}
+
+/// A vault that waits for its passphrase can be opened here and now; one that a person locked cannot.
+fn ask_for_the_key(directories: &Directories, error: &Error) -> Result<bool> {
+    if error.code != "passphrase_needed" {
+        return Ok(false);
+    }
+    unlock::unlock(&mut connect::to_broker(directories)?, None).map(|()| true)
 }

@@ -36,13 +36,14 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Asks the broker; where its vault is locked, unlocks it and asks once more.
+/// Asks the broker; where its vault waits for a passphrase, unlocks it and asks once more. A vault that a
+/// person locked stays locked: that is for `kin unlock` to undo.
 ///
 /// # Errors
 /// Those of `ask` and of [`unlock`].
 pub(super) fn asking<T>(client: &mut Client, mut ask: impl FnMut(&mut Client) -> Result<T>) -> Result<T> {
     match ask(client) {
-        Err(error) if error.code == "vault_locked" => {
+        Err(error) if error.code == "passphrase_needed" => {
             unlock(client, None)?;
             ask(client)
         }
@@ -64,7 +65,7 @@ pub(super) fn unlock(client: &mut Client, given: Option<Plaintext>) -> Result<()
         (Some(KeyMethod::Passphrase), given) => given,
         _ => None,
     };
-    client.ask_with(Question::Unlock { session_bus: session_bus() }, passphrase.as_ref())
+    client.ask_with(Question::Unlock, passphrase.as_ref())
 }
 
 fn ask_passphrase() -> Result<Plaintext> {
@@ -77,14 +78,4 @@ fn ask_passphrase() -> Result<Plaintext> {
         .hint("unlock it first: `kin unlock`, in scripts with --passphrase-stdin")
     })?;
     value::passphrase(terminal.hidden("Passphrase of the vault: ")?)
-}
-
-/// Where this session's D-Bus answers, for a broker that was started without it.
-pub(super) fn session_bus() -> Option<String> {
-    if let Ok(address) = std::env::var("DBUS_SESSION_BUS_ADDRESS") {
-        return Some(address);
-    }
-    // The well-known place of a user bus (systemd's pam_systemd and dbus-user-session).
-    let socket = std::path::PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?).join("bus");
-    socket.exists().then(|| format!("unix:path={}", socket.display()))
 }

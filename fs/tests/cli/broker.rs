@@ -85,7 +85,7 @@ impl Scene {
             Question::Set { .. } | Question::List | Question::Show { .. } | Question::Reveal { .. }
         );
         if needs_vault && self.locked {
-            return fail(stream, Error::new(Class::Locked, "vault_locked", "the vault is locked"));
+            return fail(stream, Error::new(Class::Locked, "passphrase_needed", "the vault is locked"));
         }
         match question {
             Question::Hello => done(stream, &Hello { pid: 0, version: env!("CARGO_PKG_VERSION").into() }),
@@ -93,11 +93,11 @@ impl Scene {
                 stream,
                 &VaultMade { recipient: "age1example".into(), vault: home.join("data/vault.age") },
             ),
-            Question::Unlock { .. } if value.is_none_or(|value| value.bytes() != PASSPHRASE) => fail(
+            Question::Unlock if value.is_none_or(|value| value.bytes() != PASSPHRASE) => fail(
                 stream,
                 Error::new(Class::Locked, "wrong_passphrase", "that is not the vault's passphrase"),
             ),
-            Question::Unlock { .. } => {
+            Question::Unlock => {
                 self.locked = false;
                 done(stream, &())
             }

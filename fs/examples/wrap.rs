@@ -1,0 +1,38 @@
+//! `run` without a command line: a harness for its tests. `wrap [--end-with-child] COMMAND…`, with the
+//! broker's socket below `KIN_HOME`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use kin_broker::control::Client;
+use kin_broker::paths::Directories;
+use kin_fs::run::{RunOptions, run};
+
+fn main() -> ExitCode {
+    let mut command: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let end_with_child = command.first().is_some_and(|first| first == "--end-with-child");
+    if end_with_child {
+        command.remove(0);
+    }
+    let options = RunOptions {
+        command,
+        only: None,
+        ttl: None,
+        end_with_child,
+        project_directory: std::env::current_dir().unwrap_or_default(),
+    };
+    let outcome = Directories::from_environment().and_then(|directories| {
+        let unlock = |error: &kin_broker::Error| {
+            eprintln!("unlock: {error}");
+            Ok(true)
+        };
+        run(&directories, options, &Client::connect, &unlock).exit_code()
+    });
+    match outcome {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

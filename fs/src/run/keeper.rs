@@ -1,0 +1,309 @@
+//! The keeper: the root of a grant, from the question for it to the end of the last descendant.
+
+use std::ffi::{CString, OsString};
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use kin_broker::control::Client;
+use kin_broker::control::protocol::{GrantRequest, Granted, Question};
+use kin_broker::sys::child;
+use kin_broker::{Class, Error, Result};
+use kin_policy::Ending;
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, chdir, getppid, setsid};
+
+use super::link::{Report, wait_readable};
+use super::signals::Signals;
+use super::status::{self, Ended};
+use super::{Start, descriptors};
+
+/// What `/proc/PID/comm` says of a keeper: a broker must not start below one.
+pub const KEEPER_COMM: &str = "kin-keeper";
+
+/// How long the broker may take to make a grant; its own deadlines are shorter.
+const GRANT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the end of a command waits for the broker to hear of it.
+const END_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Lives the keeper's life in a fork of the front. Every signal it handles is blocked, and stays so.
+pub(super) fn main(start: &Start, link: UnixStream) -> ! {
+    let code = match Keeper::start(start, &link) {
+        Ok(mut keeper) => keeper.keep(link),
+        Err(NoKeeper::CalledOff) => 0,
+        Err(NoKeeper::Refused(error)) => {
+            Report::Refused(error).send(&link);
+            0
+        }
+        Err(NoKeeper::NotStarted(code, line)) => {
+            Report::NotStarted { code, line }.send(&link);
+            0
+        }
+    };
+    std::process::exit(code)
+}
+
+/// Why there is no command to keep.
+enum NoKeeper {
+    /// The front said so, or is gone.
+    CalledOff,
+    /// There is no grant.
+    Refused(Error),
+    /// There is a grant, and the command could not be started: an exit code and a line.
+    NotStarted(i32, String),
+}
+
+impl From<Error> for NoKeeper {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+struct Keeper {
+    front: Pid,
+    command: u32,
+    /// The command's latest known state, while it lives.
+    state: Option<State>,
+    signals: Signals,
+    broker: Option<Client>,
+    end_with_child: bool,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Running,
+    Stopped,
+}
+
+impl Keeper {
+    /// From the question for a grant to a command that runs.
+    fn start(start: &Start, link: &UnixStream) -> Result<Self, NoKeeper> {
+        let fault = |what: &'static str| move |error: Errno| Error::internal(what, error);
+        let ignores_children = child::is_ignored(libc::SIGCHLD);
+        // Ignored, it would make the kernel reap the command, and its status would be lost (waitpid(2)).
+        child::set_default(libc::SIGCHLD);
+        prctl::set_child_subreaper(true).map_err(fault("become a subreaper"))?;
+        let name = CString::new(KEEPER_COMM).map_err(|error| Error::internal("name the keeper", error))?;
+        prctl::set_name(&name).map_err(fault("name the keeper"))?;
+        let mut awaited = SigSet::empty();
+        awaited.add(Signal::SIGCHLD);
+        awaited.add(Signal::SIGTERM);
+        awaited.thread_block().map_err(fault("block signals"))?;
+        let signals = Signals::of(&awaited).map_err(fault("make a signal descriptor"))?;
+
+        let (mut broker, granted) = ask_for_grant(start, link)?;
+        let command = match spawn(start, &granted, ignores_children) {
+            Ok(command) => command,
+            Err(error) => {
+                let _ = ask_in_time(&mut broker, Question::Finish { ending: Ending::TreeExit });
+                let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
+                let (code, line) = status::of_failed_start(program, &error);
+                return Err(NoKeeper::NotStarted(code, line));
+            }
+        };
+        leave_the_terminal(&signals);
+        let _ = broker.tell(Question::CommandStarted { pid: command });
+        Report::Started.send(link);
+        descriptors::let_go(&start.passed);
+        let _ = chdir("/");
+        let front = Pid::from_raw(start.front.cast_signed());
+        let end_with_child = start.options.end_with_child;
+        Ok(Self {
+            front,
+            command,
+            state: Some(State::Running),
+            signals,
+            broker: Some(broker),
+            end_with_child,
+        })
+    }
+
+    /// Waits for descendants until there are none; the exit code is the keeper's.
+    fn keep(&mut self, link: UnixStream) -> i32 {
+        let mut link = Some(link);
+        loop {
+            if self.reap(&mut link) == Left::Nobody {
+                return 0;
+            }
+            let [signalled, from_front, from_broker] = wait_readable(
+                [
+                    Some(&self.signals),
+                    link.as_ref().map(|link| link as _),
+                    self.broker.as_ref().map(|broker| broker.stream() as _),
+                ],
+                None,
+            );
+            if signalled && self.told_to_end() {
+                return 128 + libc::SIGTERM;
+            }
+            if from_front && !link.as_mut().is_some_and(|link| self.pass_on(link)) {
+                link = None;
+            }
+            if from_broker {
+                self.broker_is_gone(link.as_ref());
+            }
+        }
+    }
+
+    /// Takes in everything that has happened to children.
+    fn reap(&mut self, link: &mut Option<UnixStream>) -> Left {
+        let mut ended = None;
+        let left = loop {
+            match child::next_child() {
+                Ok(Some((pid, status))) if pid == self.command && self.state.is_some() => {
+                    ended = ended.or(self.command_changed(status, link.as_ref()));
+                }
+                Ok(Some(_)) | Err(Errno::EINTR) => {}
+                Ok(None) => break Left::Somebody,
+                Err(_) => break Left::Nobody,
+            }
+        };
+        let ending = match left {
+            Left::Nobody => Some(Ending::TreeExit),
+            Left::Somebody if ended.is_some() && self.end_with_child => Some(Ending::CommandExit),
+            Left::Somebody => None,
+        };
+        // The broker hears of it before the front does: a front that ends afterwards is in order.
+        if let Some(broker) = &mut self.broker {
+            let _ = match ending {
+                Some(ending) => ask_in_time(broker, Question::Finish { ending }),
+                None if ended.is_some() => ask_in_time(broker, Question::CommandEnded),
+                None => Ok(()),
+            };
+        }
+        if let Some(ended) = ended
+            && let Some(link) = link.take()
+        {
+            Report::Ended(ended).send(&link);
+        }
+        if ending.is_some() { Left::Nobody } else { Left::Somebody }
+    }
+
+    /// The command stopped, goes on, or ended.
+    fn command_changed(&mut self, status: ExitStatus, link: Option<&UnixStream>) -> Option<Ended> {
+        let report = |report: Report| link.inspect(|link| report.send(link)).is_some();
+        if let Some(signal) = status.stopped_signal() {
+            self.state = Some(State::Stopped);
+            report(Report::Stopped(signal));
+        } else if status.continued() {
+            self.state = Some(State::Running);
+            // Only the parent: a number that has come to mean somebody else is left alone.
+            if report(Report::Continued) && getppid() == self.front {
+                let _ = kill(self.front, Signal::SIGCONT);
+            }
+        }
+        let ended = Ended::from_status(status)?;
+        self.state = None;
+        Some(ended)
+    }
+
+    /// Whether somebody wants this process, and with it the grant, to end.
+    fn told_to_end(&self) -> bool {
+        let mut told = false;
+        while let Some(signal) = self.signals.next() {
+            told |= signal.number() == libc::SIGTERM;
+        }
+        told
+    }
+
+    /// Sends the command the signals that the front passes on; `false` where the front is gone.
+    ///
+    /// Only a child that has not been waited for is signalled: its number cannot mean somebody else.
+    fn pass_on(&self, link: &mut UnixStream) -> bool {
+        let mut numbers = [0; 16];
+        let got = match link.read(&mut numbers) {
+            Ok(got) if got > 0 => got,
+            _ => return false,
+        };
+        for number in &numbers[..got] {
+            let Ok(signal) = Signal::try_from(i32::from(*number)) else { continue };
+            // A shell's `fg` continues the whole group: the command has it, unless it still stands.
+            let wanted = signal != Signal::SIGCONT || self.state == Some(State::Stopped);
+            if self.state.is_some() && wanted {
+                let _ = kill(Pid::from_raw(self.command.cast_signed()), signal);
+            }
+        }
+        true
+    }
+
+    fn broker_is_gone(&mut self, link: Option<&UnixStream>) {
+        self.broker = None;
+        if let (Some(_), Some(link)) = (&self.state, link) {
+            Report::BrokerGone.send(link);
+        }
+    }
+}
+
+/// Whether there are processes to keep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Somebody,
+    Nobody,
+}
+
+/// Connects as itself, because the broker takes the process that asks for the grant's root, and asks.
+/// A byte from the front, or its end, calls it off, up to the moment before the spawn.
+fn ask_for_grant(start: &Start, link: &UnixStream) -> Result<(Client, Granted), NoKeeper> {
+    let mut broker = Client::connect(start.directories)?;
+    broker.tell(Question::Grant(grant_request(start)))?;
+    let [answered, _] = wait_readable([Some(broker.stream()), Some(link)], Some(GRANT_DEADLINE));
+    let [called_off] = wait_readable([Some(link)], Some(Duration::ZERO));
+    match (called_off, answered) {
+        (true, _) => Err(NoKeeper::CalledOff),
+        (false, false) => {
+            let late = Error::new(Class::Timeout, "timeout", "the broker did not answer in time");
+            Err(late.hint("see `kin doctor`").into())
+        }
+        (false, true) => {
+            let granted = broker.answer()?;
+            Ok((broker, granted))
+        }
+    }
+}
+
+fn grant_request(start: &Start) -> GrantRequest {
+    let options = start.options;
+    GrantRequest {
+        directory: options.project_directory.clone(),
+        only: options.only.clone(),
+        ttl_ms: options.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        front: start.front,
+        command: status::shown(&options.command),
+        end_with_child: options.end_with_child,
+    }
+}
+
+/// Starts the command in the front's process group, which is still this process's too, with the signal
+/// mask and dispositions that the front had (SIGPIPE has its default) and its descriptors.
+fn spawn(start: &Start, granted: &Granted, ignores_children: bool) -> io::Result<u32> {
+    let [program, arguments @ ..] = start.options.command.as_slice() else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).env("KIN_DIR", &granted.directory);
+    let paths = granted.environment.iter().map(|(name, file)| (name, granted.directory.join(file.as_str())));
+    command.envs(paths);
+    child::start_with_signals(&mut command, start.mask, ignores_children);
+    command.spawn().map(|child| child.id())
+}
+
+/// Goes to a session, and so a process group, of its own: out of reach of the terminal's signals, and no
+/// reason for the kernel to take the command's group for one that a shell looks after. (A group with a
+/// member whose parent is in another group of the same session is not orphaned, and ^Z would stop it for
+/// ever where there is no shell: setpgid(2), POSIX on orphaned process groups.)
+fn leave_the_terminal(signals: &Signals) {
+    let _ = setsid();
+    // What was sent to the group was not meant for the keeper.
+    while signals.next().is_some() {}
+}
+
+fn ask_in_time(broker: &mut Client, question: Question) -> Result<()> {
+    let limit = |error| Error::internal("set a deadline", error);
+    broker.stream().set_read_timeout(Some(END_DEADLINE)).map_err(limit)?;
+    broker.stream().set_write_timeout(Some(END_DEADLINE)).map_err(limit)?;
+    broker.ask(question)
+}

@@ -1,0 +1,64 @@
+//! What do the keeper and its front tell each other?
+//!
+//! The keeper sends reports as frames. The front sends single bytes: the number of a signal for the
+//! command. One that comes before the command was started calls the start off, and so does the front's end.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use kin_broker::Error;
+use kin_broker::control::write_frame;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+use super::status::Ended;
+
+/// From the keeper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// There is no grant, and no command.
+    Refused(Error),
+    /// The command could not be started: an exit code and a line.
+    NotStarted { code: i32, line: String },
+    /// The command runs.
+    Started,
+    /// A signal stopped the command.
+    Stopped(i32),
+    /// The command goes on. Sent before the SIGCONT that wakes the front.
+    Continued,
+    /// The broker went away.
+    BrokerGone,
+    /// The command ended.
+    Ended(Ended),
+}
+
+impl Report {
+    /// Sends it; a front that is gone needs no report.
+    pub(super) fn send(&self, mut link: &UnixStream) {
+        let _ = write_frame(&mut link, self, None);
+    }
+}
+
+/// Waits until one of them can be read or has ended; says which. `None` waits for ever.
+pub(super) fn wait_readable<const N: usize>(
+    sources: [Option<&dyn AsFd>; N],
+    timeout: Option<Duration>,
+) -> [bool; N] {
+    let mut ready = [false; N];
+    let mut fds = Vec::with_capacity(N);
+    let mut places = Vec::with_capacity(N);
+    for (place, source) in sources.iter().enumerate() {
+        if let Some(source) = source {
+            fds.push(PollFd::new(source.as_fd(), PollFlags::POLLIN));
+            places.push(place);
+        }
+    }
+    let timeout = timeout.map_or(PollTimeout::NONE, |limit| limit.try_into().unwrap_or(PollTimeout::MAX));
+    while poll(&mut fds, timeout) == Err(Errno::EINTR) {}
+    for (place, fd) in places.into_iter().zip(&fds) {
+        ready[place] = fd.any().unwrap_or(true);
+    }
+    ready
+}

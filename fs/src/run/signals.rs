@@ -1,0 +1,135 @@
+//! Which signals are the command's, and does it have them already?
+//!
+//! The terminal signals its whole foreground group, so the command, which is in the front's group, has
+//! what the front has. What a process sent to the front alone has to be passed on.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use kin_broker::sys::child::is_ignored;
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
+use nix::unistd::{getpid, getsid};
+
+/// What the front does not die of and the keeper is deaf to. Left out are the signals of a process's own
+/// faults, and SIGPIPE, which every Rust program ignores.
+const HANDLED: [Signal; 16] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGCONT,
+    Signal::SIGWINCH,
+];
+
+/// [`HANDLED`], as a set.
+pub(super) fn handled() -> SigSet {
+    HANDLED.into_iter().collect()
+}
+
+/// The signals that this process has got and blocked, read one by one. The set must be blocked already.
+pub(super) struct Signals(SignalFd);
+
+impl Signals {
+    pub(super) fn of(set: &SigSet) -> Result<Self, Errno> {
+        SignalFd::with_flags(set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self)
+    }
+
+    /// The next one; `None` where there is none.
+    pub(super) fn next(&self) -> Option<Received> {
+        self.0.read_signal().ok().flatten().map(Received)
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A signal and where it came from.
+pub(super) struct Received(siginfo);
+
+impl Received {
+    /// Its number.
+    pub(super) fn number(&self) -> i32 {
+        self.0.ssi_signo as i32
+    }
+
+    /// Whether the command, in the same process group, got it from the terminal too.
+    ///
+    /// A hangup tells the session's leader alone (`tty_signal_session_leader` in the kernel's
+    /// tty_jobctrl.c): a front that leads its session passes it on. Alarms are nobody's but the front's.
+    fn reached_the_group(&self) -> bool {
+        let by_the_kernel = self.0.ssi_code == libc::SI_KERNEL;
+        match self.number() {
+            libc::SIGHUP | libc::SIGCONT => by_the_kernel && getsid(None) != Ok(getpid()),
+            libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP | libc::SIGTTIN => by_the_kernel,
+            libc::SIGTTOU | libc::SIGWINCH => by_the_kernel,
+            _ => false,
+        }
+    }
+
+    /// Whether this process, the keeper or one of the keeper's tree sent it (`kill 0` in a script).
+    fn is_from_within(&self, keeper: u32) -> bool {
+        self.0.ssi_pid == std::process::id() || descends_from(self.0.ssi_pid, keeper)
+    }
+
+    /// Whether it has to be passed on to the command: it was sent to this process alone, from without.
+    pub(super) fn is_for_the_command(&self, keeper: u32) -> bool {
+        !(self.reached_the_group() || self.is_from_within(keeper))
+    }
+
+    /// Whether it ends a run of which it is not known that the command has started: it would have ended
+    /// the command.
+    pub(super) fn ends_the_start(&self, keeper: u32) -> bool {
+        let harmless = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGWINCH];
+        !(harmless.contains(&self.number()) || is_ignored(self.number()) || self.is_from_within(keeper))
+    }
+}
+
+/// The most steps of a walk towards init: processes that fork while it walks must not make it endless.
+const MOST_STEPS: usize = 4096;
+
+/// Whether `pid` is `root` or below it. A process that is gone, or of another pid namespace (0), is not.
+fn descends_from(pid: u32, root: u32) -> bool {
+    std::iter::successors(Some(pid), |pid| parent(*pid))
+        .take(MOST_STEPS)
+        .take_while(|pid| *pid > 1)
+        .any(|pid| pid == root)
+}
+
+/// Field 4 of `/proc/PID/stat`; the name in field 2 may hold anything, so it is looked for from the end.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_is_found_below_its_ancestors_only() {
+        let me = std::process::id();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(descends_from(child.id(), child.id()));
+        assert!(descends_from(child.id(), me));
+        assert!(!descends_from(me, child.id()));
+        assert!(!descends_from(0, me));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!descends_from(child.id(), me));
+    }
+}

@@ -1,0 +1,102 @@
+//! Which exit code stands for what became of the command, and how is the command shown?
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use kin_broker::describe;
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Ended {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By this signal.
+    Signaled(i32),
+}
+
+impl Ended {
+    /// `None` where it has not ended: a stop or a continuation.
+    pub(super) fn from_status(status: ExitStatus) -> Option<Self> {
+        status.code().map(Self::Exited).or_else(|| status.signal().map(Self::Signaled))
+    }
+}
+
+/// The exit code and the line for a command that could not be started: 127 not found, 126 found but not
+/// executable, as the shells have it (POSIX, XCU 2.8.2), and 125 for a fault of the wrapper's own.
+pub(super) fn of_failed_start(program: &OsStr, error: &io::Error) -> (i32, String) {
+    let name = escaped(program, usize::MAX);
+    let code = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT) if !program.as_encoded_bytes().contains(&b'/') => {
+            return (127, format!("error: {name}: command not found"));
+        }
+        Some(Errno::ENOENT) => 127,
+        None | Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => 125,
+        Some(_) => 126,
+    };
+    (code, format!("error: could not run {name}: {}", describe(error)))
+}
+
+/// The most arguments of a command, and the most characters of one, that `kin status` is told.
+const SHOWN: (usize, usize) = (64, 256);
+
+/// The command as text without control characters, cut where it is long.
+pub(super) fn shown(command: &[OsString]) -> Vec<String> {
+    command.iter().take(SHOWN.0).map(|argument| escaped(argument, SHOWN.1)).collect()
+}
+
+fn escaped(text: &OsStr, most: usize) -> String {
+    let text = text.to_string_lossy();
+    let mut escaped = String::with_capacity(text.len().min(most));
+    for c in text.chars().take(most) {
+        // Only what would disturb a terminal; quotes and letters of any script stay as they are.
+        if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    if text.chars().nth(most).is_some() {
+        escaped.push('…');
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn z02_a_start_that_fails_has_the_shells_codes() {
+        let code = |program: &str, errno: Errno| {
+            of_failed_start(program.as_ref(), &io::Error::from_raw_os_error(errno as i32)).0
+        };
+        assert_eq!(code("nothing", Errno::ENOENT), 127);
+        assert_eq!(code("./nothing", Errno::ENOENT), 127);
+        assert_eq!(code("/", Errno::EACCES), 126);
+        assert_eq!(code("x", Errno::ENOEXEC), 126);
+        assert_eq!(code("x", Errno::E2BIG), 126);
+        assert_eq!(code("x", Errno::EAGAIN), 125);
+    }
+
+    #[test]
+    fn a_status_tells_exits_signals_and_stops_apart() {
+        let of = |raw| Ended::from_status(ExitStatus::from_raw(raw));
+        assert_eq!(of(3 << 8), Some(Ended::Exited(3)));
+        assert_eq!(of(libc::SIGKILL), Some(Ended::Signaled(libc::SIGKILL)));
+        assert_eq!(of(libc::SIGRTMIN() + 1), Some(Ended::Signaled(libc::SIGRTMIN() + 1)));
+        assert_eq!(of(libc::SIGTSTP << 8 | 0x7f), None);
+        assert_eq!(of(0xffff), None);
+    }
+
+    #[test]
+    fn a_command_is_shown_without_control_characters_and_cut() {
+        let shown = shown(&["a\u{1b}[31m\n".into(), "'ключ' \"x\"".into(), "x".repeat(1 << 20).into()]);
+        assert_eq!(shown[0], "a\\u{1b}[31m\\n");
+        assert_eq!(shown[1], "'ключ' \"x\"");
+        assert_eq!(shown[2].chars().count(), SHOWN.1 + 1);
+    }
+}

@@ -1,0 +1,156 @@
+//! A broker that grants everything and notes what it hears.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use kin_broker::control::protocol::{Answer, GrantRequest, Granted, Hello, Question, Request};
+use kin_broker::control::{read_frame, write_frame};
+use kin_broker::{Class, Error};
+use kin_policy::{Ending, FileName, GrantId};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::Serialize;
+use tempfile::TempDir;
+
+/// What the broker heard, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Heard {
+    Grant {
+        keeper: u32,
+        request: GrantRequest,
+    },
+    Started(u32),
+    Ended,
+    Finish(Ending),
+    /// The keeper's connection ended.
+    Closed,
+}
+
+/// What it says to the first question for a grant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    Granted,
+    Locked,
+    Denied,
+    /// No answer, ever.
+    Silence,
+    /// A grant, and the connection ends once the command has started.
+    GrantedAndGone,
+}
+
+pub(crate) struct Stub {
+    home: TempDir,
+    heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+impl Stub {
+    pub(crate) fn new(first: First) -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        std::fs::DirBuilder::new().mode(0o700).create(home.path().join("run")).expect("run");
+        let listener = UnixListener::bind(home.path().join("run/socket")).expect("a socket");
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (notes, mut first) = (heard.clone(), Some(first));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (notes, first) = (notes.clone(), first.take().unwrap_or(First::Granted));
+                std::thread::spawn(move || serve(stream, first, &notes));
+            }
+        });
+        Self { home, heard }
+    }
+
+    /// The harness, with this broker; `script` is what its `sh -c` runs, in the home directory.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        self.command(&["sh", "-c", script])
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(super::wrap());
+        command.args(arguments).env("KIN_HOME", self.home.path()).current_dir(self.home.path());
+        command
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    pub(crate) fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().expect("no panic").clone()
+    }
+
+    /// The first note that `pick` takes, once it is there.
+    pub(crate) fn hears<T>(&self, what: &str, pick: impl Fn(&Heard) -> Option<T>) -> T {
+        super::until(what, || self.heard().iter().find_map(&pick))
+    }
+
+    pub(crate) fn keeper(&self) -> u32 {
+        self.hears("a grant", |heard| match heard {
+            Heard::Grant { keeper, .. } => Some(*keeper),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn started(&self) -> u32 {
+        self.hears("the start", |heard| match heard {
+            Heard::Started(pid) => Some(*pid),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn finish(&self) -> Ending {
+        self.hears("the end", |heard| match heard {
+            Heard::Finish(ending) => Some(*ending),
+            _ => None,
+        })
+    }
+}
+
+fn serve(mut stream: UnixStream, first: First, notes: &Mutex<Vec<Heard>>) {
+    let keeper = getsockopt(&stream, PeerCredentials).expect("a peer").pid().unsigned_abs();
+    let note = |heard| notes.lock().expect("no panic").push(heard);
+    while let Ok(Some((request, _))) = read_frame::<Request>(&mut stream) {
+        match request.question {
+            Question::Hello => answer(&mut stream, Hello { pid: std::process::id(), version: String::new() }),
+            Question::Grant(request) => {
+                note(Heard::Grant { keeper, request });
+                match first {
+                    First::Granted | First::GrantedAndGone => answer(&mut stream, granted()),
+                    First::Silence => {}
+                    First::Locked => refuse(&mut stream, Class::Locked, "the vault is locked"),
+                    First::Denied => refuse(&mut stream, Class::Denied, "no"),
+                }
+            }
+            Question::CommandStarted { pid } => {
+                note(Heard::Started(pid));
+                if first == First::GrantedAndGone {
+                    return;
+                }
+            }
+            Question::CommandEnded => {
+                note(Heard::Ended);
+                answer(&mut stream, ());
+            }
+            Question::Finish { ending } => {
+                note(Heard::Finish(ending));
+                answer(&mut stream, ());
+            }
+            other => panic!("a wrapper does not ask {other:?}"),
+        }
+    }
+    note(Heard::Closed);
+}
+
+fn granted() -> Granted {
+    let environment = vec![("TLS_KEY_FILE".to_owned(), FileName::new("tls.key").unwrap())];
+    Granted { id: GrantId::from_bytes([7; 16]), directory: "/mnt/api".into(), environment }
+}
+
+fn answer(stream: &mut UnixStream, answer: impl Serialize) {
+    let _ = write_frame(stream, &Answer::Done(answer), None);
+}
+
+fn refuse(stream: &mut UnixStream, class: Class, message: &str) {
+    let _ = write_frame(stream, &Answer::<()>::Failed(Error::new(class, "refused", message)), None);
+}

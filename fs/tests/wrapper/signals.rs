@@ -1,0 +1,69 @@
+//! A signal reaches the command once, whoever it was sent to.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::broker::{First, Stub};
+use crate::{Running, piped, send, until, written};
+
+/// Notes every signal by its name and ends on USR2.
+const COUNTING: &str = "for s in TERM INT HUP USR1 WINCH; do trap \"echo $s >>got\" $s; done; \
+    trap 'echo end >>got; exit 0' USR2; echo $$ >command; while :; do sleep 0.01; done";
+
+fn got(stub: &Stub) -> Vec<String> {
+    let path = stub.path("got");
+    until("the end", || written(&path).lines().any(|line| line == "end").then_some(()));
+    written(&path).lines().map(str::to_owned).collect()
+}
+
+/// A trap has run by then.
+fn a_moment() {
+    std::thread::sleep(Duration::from_millis(150));
+}
+
+#[test]
+fn a_signal_to_the_front_reaches_the_command_once() {
+    let stub = Stub::new(First::Granted);
+    let mut running = Running::start(piped(&mut stub.shell(COUNTING)));
+    written(&stub.path("command"));
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGWINCH] {
+        send(running.pid(), signal);
+        a_moment();
+    }
+    send(running.pid(), Signal::SIGUSR2);
+    assert_eq!(running.wait().code(), Some(0));
+    assert_eq!(got(&stub), ["TERM", "INT", "HUP", "USR1", "WINCH", "end"]);
+}
+
+#[test]
+fn a_signal_to_the_front_that_kills_the_command_is_the_runs_death() {
+    let stub = Stub::new(First::Granted);
+    let mut running = Running::start(piped(&mut stub.shell("echo $$ >command; exec sleep 60")));
+    written(&stub.path("command"));
+    stub.started();
+    send(running.pid(), Signal::SIGTERM);
+    assert_eq!(running.wait().signal(), Some(libc::SIGTERM));
+}
+
+#[test]
+fn what_the_tree_sends_to_its_own_group_is_not_sent_back() {
+    let stub = Stub::new(First::Granted);
+    // A group of its own for the harness, or `kill 0` would be for this test too.
+    let script = format!("trap 'echo TERM >>got' TERM; kill 0; sleep 0.3; echo end >>got");
+    let mut command = stub.shell(&script);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut running = Running::start(piped(&mut command));
+    assert_eq!(running.wait().code(), Some(0));
+    assert_eq!(got(&stub), ["TERM", "end"]);
+}
+
+#[test]
+fn an_alarm_that_was_set_before_the_run_is_the_commands() {
+    let stub = Stub::new(First::Granted);
+    let mut perl = std::process::Command::new("perl");
+    perl.args(["-e", "alarm 1; exec @ARGV"]).arg(crate::wrap()).args(["sleep", "60"]);
+    perl.env("KIN_HOME", stub.path(""));
+    assert_eq!(Running::start(piped(&mut perl)).wait().signal(), Some(libc::SIGALRM));
+}
