@@ -8,7 +8,9 @@ use std::io::Read;
 /// Where the kernel gives no random bytes.
 pub fn canary() -> String {
     let mut bytes = [0; 32];
-    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).expect("/dev/urandom");
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .expect("/dev/urandom");
     let text = encode(&bytes, URL);
     text.trim_end_matches('=').to_owned()
 }
@@ -104,7 +106,8 @@ mod tests {
         assert_eq!(secret.len(), 43);
         for before in ["", "x", "xy", "xyz"] {
             let around = format!("{before}{secret}tail");
-            for shape in [around.clone(), encode_standard(around.as_bytes()), encode(around.as_bytes(), URL)] {
+            for shape in [around.clone(), encode_standard(around.as_bytes()), encode(around.as_bytes(), URL)]
+            {
                 assert!(found_in(shape.as_bytes(), &secret).is_some(), "{shape}");
             }
         }

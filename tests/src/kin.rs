@@ -177,7 +177,10 @@ impl Output {
         let voice = error.trim_start_matches("error: ");
         assert!(!voice.ends_with('.'), "{this}");
         assert!(words.iter().all(|word| error.contains(word)), "{words:?} in {this}");
-        assert!(this.stderr.lines().filter(|line| line.starts_with("hint: ")).count() == 1, "no hint: {this}");
+        assert!(
+            this.stderr.lines().filter(|line| line.starts_with("hint: ")).count() == 1,
+            "no hint: {this}"
+        );
         this
     }
 

@@ -83,6 +83,9 @@ mod tests {
 
     #[test]
     fn proc_is_mounted() {
-        assert_eq!(mounts_on(Path::new("/proc")).first().map(|mount| mount.kind.clone()), Some("proc".into()));
+        assert_eq!(
+            mounts_on(Path::new("/proc")).first().map(|mount| mount.kind.clone()),
+            Some("proc".into())
+        );
     }
 }

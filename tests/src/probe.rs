@@ -93,7 +93,8 @@ pub trait Actor {
     /// # Panics
     /// Where it cannot be started.
     fn run(&self, argv: &[&str]) -> (i64, Vec<u8>, String) {
-        let done = self.ask("run", json!({ "argv": argv })).unwrap_or_else(|errno| panic!("{argv:?}: {errno}"));
+        let done =
+            self.ask("run", json!({ "argv": argv })).unwrap_or_else(|errno| panic!("{argv:?}: {errno}"));
         let errors = String::from_utf8_lossy(&bytes(done["err"].clone())).into_owned();
         (done["code"].as_i64().expect("a code"), bytes(done["out"].clone()), errors)
     }
@@ -416,7 +417,10 @@ mod tests {
         assert_eq!(probe.pid(), probe.started());
         assert_eq!(probe.cat(Path::new("/proc/self/comm")).as_deref(), Ok(&b"python3\n"[..]));
         assert_eq!(probe.cat(Path::new("/nonexistent")), Err(Errno::ENOENT));
-        assert_eq!(probe.run(&["sh", "-c", "echo out; echo err >&2; exit 3"]), (3, b"out\n".into(), "err\n".into()));
+        assert_eq!(
+            probe.run(&["sh", "-c", "echo out; echo err >&2; exit 3"]),
+            (3, b"out\n".into(), "err\n".into())
+        );
         assert!(probe.finish().success());
     }
 
@@ -458,6 +462,9 @@ mod tests {
         let fd = taker.ask("receive", json!({ "path": socket })).expect("received");
         assert_eq!(taker.ask("sendfile", json!({ "fd": fd })).map(bytes).as_deref(), Ok(&b"content"[..]));
         assert_eq!(taker.ask("splice", json!({ "fd": fd })).map(bytes).as_deref(), Ok(&b"content"[..]));
-        assert_eq!(taker.ask("map", json!({ "fd": fd, "shared": true, "size": 7 })).map(bytes), Ok(b"content".into()));
+        assert_eq!(
+            taker.ask("map", json!({ "fd": fd, "shared": true, "size": 7 })).map(bytes),
+            Ok(b"content".into())
+        );
     }
 }

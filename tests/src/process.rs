@@ -28,7 +28,8 @@ impl Process {
 
     /// Whether it runs: a zombie does not.
     pub fn is_alive(self) -> bool {
-        Self::of(self.pid) == Some(self) && fields(self.pid).is_some_and(|f| !matches!(f[0].as_str(), "Z" | "X"))
+        Self::of(self.pid) == Some(self)
+            && fields(self.pid).is_some_and(|f| !matches!(f[0].as_str(), "Z" | "X"))
     }
 
     /// Kills it where it still is.
@@ -61,7 +62,8 @@ pub fn tree(root: u32) -> Vec<Process> {
     let mut found: Vec<Process> = Process::of(root).into_iter().collect();
     let mut next = 0;
     while let Some(above) = found.get(next).copied() {
-        found.extend(all.iter().filter(|(_, parent)| *parent == Some(above.pid)).map(|(process, _)| *process));
+        found
+            .extend(all.iter().filter(|(_, parent)| *parent == Some(above.pid)).map(|(process, _)| *process));
         next += 1;
     }
     found

@@ -25,23 +25,14 @@ pub fn seq(record: &Value) -> u64 {
     record["seq"].as_u64().unwrap_or_else(|| panic!("a record without seq: {record}"))
 }
 
-/// What is said of the reader: `tid`, `tgid`, `start`, `exe`, `comm`, `uid`, `chain`.
-pub fn reader<'r>(record: &'r Value, field: &str) -> &'r Value {
-    match &record["reader"] {
-        Value::Object(reader) if reader.contains_key(field) => &record["reader"][field],
-        _ => &record[field],
-    }
-}
-
 /// The reader's process.
 pub fn tgid(record: &Value) -> Option<u64> {
-    reader(record, "tgid").as_u64()
+    record["tgid"].as_u64()
 }
 
 /// The pids of the reader's ancestors, the parent first.
 pub fn chain(record: &Value) -> Vec<u64> {
-    let pid = |link: &Value| link["pid"].as_u64().or(link.as_u64());
-    reader(record, "chain").as_array().into_iter().flatten().filter_map(pid).collect()
+    record["chain"].as_array().into_iter().flatten().filter_map(|link| link[0].as_u64()).collect()
 }
 
 /// How many denials the record stands for: a summary says `count`.

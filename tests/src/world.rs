@@ -102,7 +102,8 @@ impl World {
             let dir = root.path().join(name);
             std::fs::DirBuilder::new().mode(0o700).create(dir).expect("a directory");
         }
-        std::fs::write(root.path().join("probe.py"), include_str!("../fixtures/probe.py")).expect("the probe");
+        std::fs::write(root.path().join("probe.py"), include_str!("../fixtures/probe.py"))
+            .expect("the probe");
         let shared = Arc::new(Shared::new(root.path().join("kin/run")));
         shared.watch();
         Self {
@@ -364,16 +365,8 @@ impl World {
     }
 
     /// The file that the record is in.
-    ///
-    /// # Panics
-    /// Where there is none.
     pub fn log_file(&self) -> PathBuf {
-        let entries = std::fs::read_dir(self.path("kin/state")).expect("a state directory");
-        let is_log = |path: &PathBuf| {
-            std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"{") && bytes.windows(6).any(|w| w == b"\"seq\":"))
-                && path.extension().is_some_and(|extension| extension == "jsonl" || extension == "log")
-        };
-        entries.flatten().map(|entry| entry.path()).find(is_log).expect("an audit log in the state directory")
+        self.path("kin/state/audit.jsonl")
     }
 
     /// The test has damaged the record: at the end it need not verify.
