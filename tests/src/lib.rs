@@ -17,5 +17,5 @@ mod world;
 
 pub use kin::{Kin, Output};
 pub use probe::{Actor, Part, Probe, Remote};
-pub use rerun::{Role, as_member, as_nobody, in_user_namespace, is_root, needs_root};
+pub use rerun::{Role, answer, as_member, as_nobody, in_user_namespace, is_root, needs_root};
 pub use world::{Daemon, Identity, World, binary, eventually};

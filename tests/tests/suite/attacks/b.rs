@@ -271,7 +271,7 @@ fn b15_an_io_uring_read_gives_the_content_once() {
         (world, path.to_str().expect("a path in UTF-8").to_owned())
     };
     match kin_tests::as_member(name, start) {
-        Err(path) => println!("answer: {:?}", ring_read(Path::new(&path), 256)),
+        Err(path) => kin_tests::answer(&format!("{:?}", ring_read(Path::new(&path), 256))),
         Ok((_world, answer)) => assert_eq!(answer, format!("{:?}", Ok::<_, i32>("x".repeat(64)))),
     }
 }

@@ -22,7 +22,6 @@ fn z01_a_wrong_command_line_is_exit_2() {
         &["run", "--"],
         &["run", "--frobnicate", "--", "true"],
         &["run", "--only", "--", "true"],
-        &["run", "--only", "", "--", "true"],
         &["set"],
         &["set", "a/b", "extra"],
         &["set", "a/b", "--stdin", "--generate", "hex:32"],
