@@ -1,1 +1,21 @@
-//! k
+//! What does kin do on a real mount, seen from real processes? The worlds, readers and records that the
+//! suite is written with.
+//!
+//! A [`World`] is one user's kin under a directory of its own. A [`Probe`] is a process that does what it
+//! is told and answers with data or an errno: started by `kin run` it is a member, started bare an outsider.
+
+pub mod canary;
+mod kin;
+pub mod mount;
+mod probe;
+pub mod process;
+pub mod record;
+mod rerun;
+mod sweep;
+mod watchdog;
+mod world;
+
+pub use kin::{Kin, Output};
+pub use probe::{Actor, Part, Probe, Remote};
+pub use rerun::{Role, answer, as_member, as_nobody, in_user_namespace, is_root, needs_root};
+pub use world::{Daemon, Identity, World, binary, eventually};

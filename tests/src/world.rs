@@ -1,0 +1,491 @@
+//! What does one user's kin live in? A KIN_HOME, a project, secrets, and the end of all of them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::canary::canary;
+use crate::kin::Kin;
+use crate::probe::{Actor, Probe, Remote};
+use crate::process::{self, Process};
+use crate::watchdog::Shared;
+use crate::{mount, sweep};
+
+/// The system's own, never a version manager's wrapper: the process that is started is the probe.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const MANIFEST: &str = r#"schema = 1
+
+[project]
+name = "api"
+
+[bindings]
+DATABASE_URL = "db/url"
+API_KEY = "api/key"
+"#;
+
+/// How the broker is to tell processes apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// As well as the kernel allows.
+    Native,
+    /// By `/proc` alone, as on kernels before 6.13.
+    Procfs,
+}
+
+/// The program under test: `KIN_BIN`, or the one that was built beside this suite.
+///
+/// # Panics
+/// Where there is none.
+pub fn binary() -> PathBuf {
+    let given = std::env::var_os("KIN_BIN").map(PathBuf::from);
+    let beside = || std::env::current_exe().ok()?.parent()?.parent().map(|target| target.join("kin"));
+    let path = given.or_else(beside).expect("a path of our own");
+    assert!(path.is_file(), "no program at {}: build it first (cargo build), or set KIN_BIN", path.display());
+    path
+}
+
+/// Waits until something holds, and says what did not.
+///
+/// # Panics
+/// Where it does not hold before the deadline.
+#[track_caller]
+pub fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One user's kin. Its end checks that the record verifies, that no secret stands anywhere, and that
+/// neither broker nor mount is left.
+pub struct World {
+    root: TempDir,
+    identity: Identity,
+    shared: Arc<Shared>,
+    secrets: RefCell<BTreeMap<String, String>>,
+    canaries: RefCell<Vec<String>>,
+    transcript: RefCell<String>,
+    record_is_whole: Cell<bool>,
+    remotes: Cell<u32>,
+}
+
+impl World {
+    /// Directories and nothing in them.
+    ///
+    /// # Panics
+    /// Where `/dev/fuse` cannot be opened: nothing here can be shown without it.
+    pub fn new() -> Self {
+        Self::with(Identity::Native)
+    }
+
+    /// As [`Self::new`], with the identity of a choice.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn with(identity: Identity) -> Self {
+        if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/fuse") {
+            panic!("these tests need /dev/fuse: {error} (scripts/test makes it usable)");
+        }
+        // Short, for a socket's path has at most 107 bytes (unix(7)).
+        let root = tempfile::Builder::new().prefix("kin").tempdir_in("/tmp").expect("a directory");
+        for name in ["kin", "home", "xdg", "project"] {
+            let dir = root.path().join(name);
+            std::fs::DirBuilder::new().mode(0o700).create(dir).expect("a directory");
+        }
+        std::fs::write(root.path().join("probe.py"), include_str!("../fixtures/probe.py"))
+            .expect("the probe");
+        let shared = Arc::new(Shared::new(root.path().join("kin/run")));
+        shared.watch();
+        Self {
+            root,
+            identity,
+            shared,
+            secrets: RefCell::default(),
+            canaries: RefCell::default(),
+            transcript: RefCell::default(),
+            record_is_whole: Cell::new(true),
+            remotes: Cell::new(0),
+        }
+    }
+
+    /// A broker, an open vault with `db/url` and `api/key`, and the trusted project `api` that binds
+    /// them as `DATABASE_URL` and `API_KEY`.
+    pub fn ready() -> Self {
+        Self::ready_with(Identity::Native)
+    }
+
+    /// As [`Self::ready`], with the identity of a choice.
+    ///
+    /// # Panics
+    /// Where any of it fails.
+    pub fn ready_with(identity: Identity) -> Self {
+        let world = Self::with(identity).initialised();
+        if identity == Identity::Procfs {
+            assert_eq!(world.status()["broker"]["identity"], "procfs");
+        }
+        world.secret("db/url");
+        world.secret("api/key");
+        world.manifest(MANIFEST);
+        world.trust();
+        world
+    }
+
+    /// With a broker, and a vault whose identity is in a file.
+    #[must_use]
+    pub fn initialised(self) -> Self {
+        self.kin(["daemon"]).run().exits(0);
+        let key = self.path("identity");
+        self.kin([OsStr::new("init"), OsStr::new("--key-file"), key.as_os_str()]).run().exits(0);
+        self
+    }
+
+    /// A path in the world's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// KIN_HOME.
+    pub fn home(&self) -> PathBuf {
+        self.path("kin")
+    }
+
+    /// The project's directory.
+    pub fn project(&self) -> PathBuf {
+        self.path("project")
+    }
+
+    /// Where the file system is mounted.
+    pub fn mountpoint(&self) -> PathBuf {
+        self.path("kin/run/mnt")
+    }
+
+    /// A file of the project `api` in the mount.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.mountpoint().join("api").join(name)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// A program in the world's environment, and nothing else of ours.
+    pub fn program(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8");
+        command.env("HOME", self.path("home")).env("XDG_RUNTIME_DIR", self.path("xdg"));
+        command.env("KIN_HOME", self.home()).current_dir(self.project());
+        if self.identity == Identity::Procfs {
+            command.env("KIN_IDENTITY", "procfs");
+        }
+        command
+    }
+
+    /// A `kin` command.
+    pub fn kin<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Kin<'_> {
+        Kin::new(self, self.program(binary())).args(args)
+    }
+
+    /// Any other program, with the deadline and the ears of a `kin` command.
+    pub fn other<A: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = A>) -> Kin<'_> {
+        Kin::new(self, self.program(program)).args(args)
+    }
+
+    /// A random value that must never be seen, except in the mount.
+    pub fn canary(&self) -> String {
+        let value = canary();
+        self.canaries.borrow_mut().push(value.clone());
+        value
+    }
+
+    /// Stores a new canary as the secret `reference`.
+    ///
+    /// # Panics
+    /// Where `kin set` fails.
+    pub fn secret(&self, reference: &str) -> String {
+        let value = self.canary();
+        self.set(reference, value.as_bytes());
+        self.secrets.borrow_mut().insert(reference.into(), value.clone());
+        value
+    }
+
+    /// Stores these bytes.
+    ///
+    /// # Panics
+    /// Where `kin set` fails.
+    pub fn set(&self, reference: &str, value: &[u8]) {
+        self.kin(["set", reference, "--stdin"]).input(value).run().exits(0);
+    }
+
+    /// The bytes that [`Self::secret`] stored last.
+    ///
+    /// # Panics
+    /// Where it stored none.
+    pub fn value(&self, reference: &str) -> Vec<u8> {
+        self.secrets.borrow()[reference].clone().into_bytes()
+    }
+
+    /// Writes the project's `kin.toml`.
+    ///
+    /// # Panics
+    /// Where it cannot be written.
+    pub fn manifest(&self, text: &str) {
+        std::fs::write(self.project().join("kin.toml"), text).expect("kin.toml");
+    }
+
+    /// Trusts it.
+    ///
+    /// # Panics
+    /// Where `kin trust --yes` fails.
+    pub fn trust(&self) {
+        self.kin(["trust", "--yes"]).run().exits(0);
+    }
+
+    /// The command line that starts a probe through `kin run`.
+    pub fn run_line(&self, options: &[&str]) -> Vec<String> {
+        let kin = binary();
+        let own = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+        let mut line = vec![own(&kin), "run".into()];
+        line.extend(options.iter().map(|option| (*option).to_owned()));
+        line.extend(["--".into(), PYTHON.into(), "-IS".into(), own(&self.path("probe.py"))]);
+        line
+    }
+
+    /// A member: a probe started by `kin run` with these options.
+    pub fn member(&self, options: &[&str]) -> Probe {
+        self.member_in(&self.project(), options)
+    }
+
+    /// A member of another project.
+    pub fn member_in(&self, directory: &Path, options: &[&str]) -> Probe {
+        let line = self.run_line(options);
+        let mut command = self.program(&line[0]);
+        command.args(&line[1..]).current_dir(directory);
+        Probe::start(command, &self.shared)
+    }
+
+    /// A process of the same user outside every tree.
+    pub fn outsider(&self) -> Probe {
+        self.outsider_with(&[])
+    }
+
+    /// As [`Self::outsider`], with more in its environment.
+    pub fn outsider_with(&self, variables: &[(String, String)]) -> Probe {
+        let mut command = self.program(PYTHON);
+        command.arg("-IS").arg(self.path("probe.py")).envs(variables.iter().cloned());
+        Probe::start(command, &self.shared)
+    }
+
+    /// A process that `member` leaves behind, in a session of its own.
+    pub fn left_by(&self, member: &dyn Actor) -> Remote {
+        let number = self.remotes.replace(self.remotes.get() + 1);
+        Remote::left_by(member, &self.path(&format!("remote{number}")))
+    }
+
+    /// A broker in the foreground, as a child of the test.
+    ///
+    /// # Panics
+    /// Where it does not answer within 10 s.
+    pub fn foreground(&self) -> Daemon {
+        self.foreground_by(self.program(binary()))
+    }
+
+    /// As [`Self::foreground`], below a program that execs it: `prlimit … kin`.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn foreground_by(&self, mut command: Command) -> Daemon {
+        command.args(["daemon", "--foreground"]).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.stderr(Stdio::null()).spawn().expect("a broker");
+        self.shared.track(child.id());
+        let daemon = Daemon { child };
+        eventually("the broker answers", Duration::from_secs(10), || self.shared.listener().is_some());
+        daemon
+    }
+
+    /// `kin status --json`.
+    pub fn status(&self) -> Value {
+        self.kin(["status", "--json"]).run().exits(0).json()
+    }
+
+    /// The live grants, oldest first.
+    pub fn grants(&self) -> Vec<Value> {
+        self.status()["grants"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The keeper of a live grant, counted from the oldest.
+    ///
+    /// # Panics
+    /// Where there is no such grant.
+    pub fn keeper(&self, index: usize) -> u32 {
+        let status = self.status();
+        let tree = &status["grants"][index]["tree"];
+        tree[0]["pid"].as_u64().unwrap_or_else(|| panic!("no grant {index}: {status:#}")) as u32
+    }
+
+    /// The broker's process.
+    ///
+    /// # Panics
+    /// Where none runs.
+    pub fn broker(&self) -> Process {
+        let status = self.status();
+        let pid = status["broker"]["pid"].as_u64().expect("a pid") as u32;
+        Process::of(pid).expect("a broker that runs")
+    }
+
+    /// Whether a broker runs: it holds its lock.
+    pub fn is_broker_running(&self) -> bool {
+        self.shared.is_broker_running()
+    }
+
+    /// Kills the broker where it stands, as a crash would.
+    pub fn crash(&self) {
+        let broker = self.broker();
+        broker.kill();
+        eventually("a killed broker is gone", Duration::from_secs(5), || !broker.is_alive());
+    }
+
+    /// The record: one JSON object a line.
+    ///
+    /// # Panics
+    /// Where a line is none.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = self.kin(["audit", "--json"]).run().exits(0).text();
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        text.lines().map(parse).collect()
+    }
+
+    /// The file that the record is in.
+    pub fn log_file(&self) -> PathBuf {
+        self.path("kin/state/audit.jsonl")
+    }
+
+    /// The test has damaged the record: at the end it need not verify.
+    pub fn record_was_damaged(&self) {
+        self.record_is_whole.set(false);
+    }
+
+    pub(crate) fn note(&self, what: &str, status: Option<ExitStatus>, said: &str) {
+        let status = status.map_or_else(|| "no end".to_owned(), |status| status.to_string());
+        self.transcript.borrow_mut().push_str(&format!("$ {what}\n{said}({status})\n"));
+        self.shared.heard(said);
+    }
+
+    /// Every place where a canary stands and should not: KIN_HOME, what was said, `kin status --json`,
+    /// arguments and environments of all processes.
+    pub fn leaks(&self) -> Vec<String> {
+        let secrets = self.canaries.borrow().clone();
+        let mut found = sweep::of_files(&self.home(), &self.mountpoint(), &secrets);
+        found.extend(sweep::of_bytes("what was said", self.shared.all_heard().as_bytes(), &secrets));
+        found.extend(sweep::of_processes(&secrets));
+        if self.is_broker_running()
+            && let Ok(status) = self.kin(["status", "--json"]).attempt()
+        {
+            found.extend(sweep::of_bytes("kin status --json", &status.stdout, &secrets));
+        }
+        found
+    }
+
+    /// What is wrong with this world, now that it ends.
+    fn faults(&self) -> Vec<String> {
+        let mut faults = self.leaks();
+        if self.record_is_whole.get() && self.path("kin/state").exists() {
+            match self.kin(["audit", "verify"]).attempt() {
+                Ok(output) if output.status.success() => {}
+                Ok(output) => faults.push(format!("the record does not verify: {output}")),
+                Err(why) => faults.push(why),
+            }
+        }
+        faults
+    }
+
+    fn stop(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.is_broker_running()
+            && let Err(why) = self.kin(["stop"]).within(Duration::from_secs(8)).attempt()
+        {
+            faults.push(why);
+        }
+        let end = Instant::now() + Duration::from_secs(3);
+        let left = || (self.is_broker_running(), !mount::mounts_on(&self.mountpoint()).is_empty());
+        while left() != (false, false) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        match left() {
+            (false, false) => {}
+            (broker, mount) => faults.push(format!("left behind: broker {broker}, mount {mount}")),
+        }
+        faults
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let mut faults = if std::thread::panicking() { Vec::new() } else { self.faults() };
+        if self.shared.has_fired() {
+            faults.push("the test was over its deadline".into());
+        }
+        self.shared.over();
+        faults.extend(self.stop());
+        self.shared.clear();
+        if std::thread::panicking() {
+            eprintln!("{}{}", self.transcript.borrow(), faults.join("\n"));
+        } else if !faults.is_empty() {
+            panic!("{}\nat the end:\n{}", self.transcript.borrow(), faults.join("\n"));
+        }
+    }
+}
+
+/// A broker in the foreground.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended.
+    ///
+    /// # Panics
+    /// Where it has not after `deadline`.
+    pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return status;
+            }
+            assert!(Instant::now() < end, "the broker did not end within {deadline:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let end = Instant::now() + Duration::from_secs(3);
+        process::signal(self.child.id(), nix::sys::signal::Signal::SIGTERM);
+        while self.child.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,80 @@
+//! Can a value be taken from memory, or from what a process is started with? Keys and memory.
+
+use kin_tests::{Actor, Identity, Role, World, as_nobody};
+use nix::errno::Errno;
+use serde_json::json;
+
+use crate::{DATABASE, database};
+
+const ATTACKS: [&str; 8] =
+    ["mem", "environ", "maps", "fd", "attach", "seize", "process_vm_readv", "pidfd_getfd"];
+
+#[test]
+fn g01_nobody_of_the_same_user_looks_into_broker_keeper_and_front() {
+    let name = "attacks::g::g01_nobody_of_the_same_user_looks_into_broker_keeper_and_front";
+    if as_nobody(name) == Role::Done {
+        return;
+    }
+    let world = World::ready();
+    let member = world.member(&[]);
+    let outsider = world.outsider();
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    // The probe can do it to a process that is not protected, so a refusal means something.
+    let victim = world.outsider();
+    for how in ["mem", "environ", "maps", "fd"] {
+        assert!(outsider.ask("attack", json!({ "pid": victim.pid(), "how": how })).is_ok(), "{how}");
+    }
+    let guarded = [("broker", world.broker().pid), ("keeper", world.keeper(0)), ("front", member.started())];
+    for (who, pid) in guarded {
+        for how in ATTACKS {
+            for attacker in [&outsider, &member] {
+                let answer = attacker.ask("attack", json!({ "pid": pid, "how": how }));
+                assert!(
+                    matches!(answer, Err(Errno::EPERM | Errno::EACCES)),
+                    "{how} on the {who}: {answer:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn g13_a_child_has_the_descriptors_that_the_user_passed() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    assert_eq!(member.ask("descriptors", json!({})), Ok(json!([0, 1, 2])));
+    let line = world.run_line(&[]).join(" ");
+    let script = format!("exec 7</dev/null; exec {line}");
+    let outsider = world.outsider();
+    let passed = outsider.spawn(&["/bin/sh", "-c", &script]);
+    assert_eq!(passed.ask("descriptors", json!({})), Ok(json!([0, 1, 2, 7])));
+}
+
+#[test]
+fn g14_nothing_in_a_process_list_is_a_value() {
+    let world = World::ready_with(Identity::Native);
+    let member = world.member(&[]);
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    let variables = member.ask("environ", json!({})).expect("its environment");
+    let directory = world.mountpoint().join("api");
+    assert_eq!(variables["KIN_DIR"], json!(directory));
+    assert_eq!(world.leaks(), Vec::<String>::new());
+}
+
+#[test]
+fn a_binding_with_env_path_gives_the_path_of_its_file() {
+    let world = World::ready();
+    world.manifest(
+        "schema = 1\n[project]\nname = \"api\"\n[bindings]\n\
+         DATABASE_URL = { ref = \"db/url\", env_path = \"DATABASE_URL_FILE\" }\nAPI_KEY = \"api/key\"\n",
+    );
+    world.trust();
+    let member = world.member(&[]);
+    let variables = member.ask("environ", json!({})).expect("its environment");
+    assert_eq!(variables["DATABASE_URL_FILE"], json!(world.file(DATABASE)));
+    let kin: Vec<&String> = variables.as_object().into_iter().flatten().map(|(name, _)| name).collect();
+    assert!(!kin.iter().any(|name| name.starts_with("API_KEY")), "{kin:?}");
+    let narrow = world.member(&["--only", crate::API]);
+    let variables = narrow.ask("environ", json!({})).expect("its environment");
+    assert_eq!(variables["DATABASE_URL_FILE"], serde_json::Value::Null);
+}

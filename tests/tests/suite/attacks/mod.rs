@@ -1,0 +1,12 @@
+//! Attacks and faults, by the letters of their table.
+
+mod a;
+mod b;
+mod c;
+mod d;
+mod e;
+mod g;
+mod jk;
+mod l;
+mod x;
+mod z;

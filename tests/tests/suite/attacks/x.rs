@@ -1,0 +1,147 @@
+//! What is left after a crash, a signal, or without FUSE? Crash and fault.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use kin_tests::{Actor, World, binary, mount, process, record};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::{DATABASE, REFUSED, database};
+
+const GONE: [Errno; 2] = [Errno::ENOTCONN, Errno::ECONNABORTED];
+
+#[test]
+fn x04_a_killed_broker_answers_opens_in_flight_with_an_error() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    let (file, hammer) = (world.file(DATABASE), world.member(&[]));
+    let flat_out = std::thread::spawn(move || {
+        let answer = hammer.ask("hammer", json!({ "path": file }));
+        (hammer, answer)
+    });
+    let fd = member.open(&world.file(DATABASE)).expect("open");
+    std::thread::sleep(Duration::from_millis(200));
+    world.crash();
+    let (hammer, answer) = flat_out.join().expect("no panic");
+    assert!(answer.as_ref().is_err_and(|errno| GONE.contains(errno)), "{answer:?}");
+    assert_eq!(member.pread(fd, 100, 0).map_err(|errno| GONE.contains(&errno)), Err(true));
+    assert_eq!(member.cat(&world.file(DATABASE)), Err(Errno::ENOTCONN));
+    let start = Instant::now();
+    world.kin(["run", "--", "true"]).run().exits(0);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    // Grants of the broker that is gone are void, whoever of their trees still lives.
+    for survivor in [&member, &hammer] {
+        assert_eq!(survivor.cat(&world.file(DATABASE)), Err(REFUSED));
+    }
+    assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
+    let records = world.audit();
+    let starts = record::of(&records, "broker.start");
+    assert_eq!(starts.len(), 2, "{records:#?}");
+    assert_eq!((&starts[0]["unclean"], &starts[1]["unclean"]), (&json!(false), &json!(true)));
+    assert_eq!(starts[1]["grants_lost"], 2, "{}", starts[1]);
+}
+
+#[test]
+fn x18_a_stale_mount_of_a_killed_broker_is_cleared_at_the_next_start() {
+    let world = World::ready();
+    world.crash();
+    assert_eq!(mount::mounts_on(&world.mountpoint()).len(), 1, "the kernel keeps the dead mount");
+    assert_eq!(world.outsider().stat(&world.mountpoint()), Err(Errno::ENOTCONN));
+    let start = Instant::now();
+    let output = world.kin(["run", "--", "cat"]).args([world.file(DATABASE)]).run().exits(0);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_eq!(output.stdout, database(&world));
+    assert_eq!(mount::mounts_on(&world.mountpoint()).len(), 1);
+}
+
+#[test]
+fn commands_after_a_crash_say_that_no_broker_answers() {
+    let world = World::ready();
+    world.crash();
+    world.kin(["revoke", "--all"]).run().refuses(6, &["broker"]);
+    world.kin(["audit", "verify"]).run().exits(0);
+}
+
+#[test]
+fn x08_signals_stop_the_broker_cleanly_with_handles_open() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let world = World::ready();
+        world.kin(["stop"]).run().exits(0);
+        let mut broker = world.foreground();
+        let member = world.member(&[]);
+        let fd = member.open(&world.file(DATABASE)).expect("open");
+        assert_eq!(member.pread(fd, 100, 0), Ok(database(&world)));
+        process::signal(broker.pid(), signal);
+        let status = broker.wait(Duration::from_secs(3));
+        assert_eq!(status.code(), Some(0), "{signal}");
+        assert!(mount::mounts_on(&world.mountpoint()).is_empty(), "{signal}");
+        assert!(member.pread(fd, 100, 0).is_err(), "{signal}");
+        let mode = std::fs::metadata(world.mountpoint()).expect("the directory").permissions().mode();
+        assert_eq!(mode & 0o777, 0o500, "{signal}");
+        assert!(!world.path("kin/run/socket").exists(), "{signal}");
+        let records = world.audit();
+        assert_eq!(record::of(&records, "broker.stop").len(), 2, "{signal}: {records:#?}");
+    }
+}
+
+/// Runs a shell script as root of a user and mount namespace of its own: `$1` is kin.
+fn staged(world: &World, script: &str) -> kin_tests::Output {
+    let kin = binary();
+    let namespace =
+        ["--user", "--map-root-user", "--mount", "--propagation", "private", "--", "sh", "-ec", script, "sh"];
+    world.other("unshare", namespace).args([kin]).run()
+}
+
+fn names_fuse(output: kin_tests::Output) {
+    let output = output.refuses(6, &[]);
+    assert!(output.stderr.to_lowercase().contains("fuse"), "{output}");
+}
+
+#[test]
+fn x15_without_dev_fuse_run_says_what_to_do() {
+    let world = World::ready();
+    world.kin(["stop"]).run().exits(0);
+    // A socket cannot be opened as a device: ENXIO.
+    let nothing = world.path("project/nothing");
+    let _socket = std::os::unix::net::UnixListener::bind(nothing).expect("a socket");
+    names_fuse(staged(&world, "mount --bind nothing /dev/fuse; exec \"$1\" run -- true"));
+    names_fuse(staged(&world, "mount --bind nothing /dev/fuse; exec \"$1\" daemon"));
+    assert!(!world.is_broker_running());
+    // With the device back, all is well.
+    assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
+}
+
+#[test]
+fn x15_without_fusermount3_a_user_is_told_what_to_do() {
+    let world = World::ready();
+    world.kin(["stop"]).run().exits(0);
+    let script = "for each in /usr/bin/fusermount3 /usr/bin/fusermount; do
+            if [ -f $each ]; then mount --bind /dev/null $each; fi
+        done
+        exec unshare --user --map-user=1000 --map-group=1000 -- \"$1\" run -- true";
+    names_fuse(staged(&world, script));
+    assert!(!world.is_broker_running());
+}
+
+#[test]
+fn x11_on_a_full_disk_no_mount_appears() {
+    let name = "attacks::x::x11_on_a_full_disk_no_mount_appears";
+    if !kin_tests::is_root() && kin_tests::in_user_namespace(name) == kin_tests::Role::Done {
+        return;
+    }
+    let world = World::ready();
+    world.kin(["stop"]).run().exits(0);
+    let state = world.path("kin/state");
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=16k,mode=0700", "none"]).arg(&state);
+    assert!(mount.status().is_ok_and(|status| status.success()), "a tmpfs for this row");
+    let full = std::fs::write(state.join("ballast"), vec![0; 1 << 16]);
+    let output = world.kin(["daemon"]).run();
+    let mounted = mount::mounts_on(&world.mountpoint()).len();
+    let _ = std::process::Command::new("umount").arg("-l").arg(&state).status();
+    assert!(full.is_err());
+    output.refuses(8, &[]);
+    assert_eq!(mounted, 0);
+}
