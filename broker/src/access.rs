@@ -136,12 +136,14 @@ impl Broker {
             reference: &reference,
             reader: facts(known, &program, caller),
         };
-        self.audit.append_permit(permit, &event, || live.is_live(clock::now())).map_err(|error| match error {
-            NotLogged::Withdrawn => {
-                Refusal::Denied(Denial::Ended(live.standing().ended.unwrap_or(Ending::TtlExpired)))
-            }
-            _ => Refusal::NotRecorded,
-        })
+        self.audit.append_permit(permit, &event, || live.is_current(clock::now())).map_err(
+            |error| match error {
+                NotLogged::Withdrawn => {
+                    Refusal::Denied(Denial::Ended(live.standing().ended.unwrap_or(Ending::TtlExpired)))
+                }
+                _ => Refusal::NotRecorded,
+            },
+        )
     }
 
     /// Serves a read of an open handle, to a reader that belongs to the same live grant.

@@ -31,7 +31,7 @@ impl House {
         let get = |name: &str| (name == "KIN_HOME").then(|| at.join("kin").into_os_string());
         let directories = Directories::from_variables(&get).unwrap();
         directories.create().unwrap();
-        let broker = Broker::new(directories, choice, false).unwrap();
+        let broker = Broker::new(directories, choice).unwrap();
         let key = KeyMethod::KeyFile { path: at.join("key") };
         broker.init(&key, None, None).unwrap();
         for reference in ["db/url", "db/other"] {
@@ -181,7 +181,7 @@ fn b01_a_descriptor_that_was_passed_on_reads_nothing() {
         let denied = |denial| Some(Refusal::Denied(denial));
         assert_eq!(house.broker.read(foreign, &delivery, false).err(), denied(Denial::ForeignReader));
         let outsider = Caller { tid: std::process::id(), uid: 0 };
-        assert_eq!(house.broker.read(outsider, &delivery, false).err(), denied(Denial::OutsideTree));
+        assert_eq!(house.broker.read(outsider, &delivery, false).err(), denied(Denial::ForeignReader));
         assert_eq!(house.broker.read(caller, &delivery, true).err(), denied(Denial::PageCacheFill));
         assert!(house.broker.read(caller, &delivery, false).is_ok());
     }

@@ -1,15 +1,16 @@
 //! What does the broker hold while it runs?
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use kin_policy::{DirectoryName, Ending, FileName, Reference, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
-use crate::audit::{AuditLog, Event};
+use crate::audit::{self, AuditLog, Event};
 use crate::clock;
 use crate::custody::Custody;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::grants::{Grants, LiveGrant};
 use crate::identity::{Choice, Identifier};
 use crate::paths::Directories;
@@ -37,8 +38,13 @@ impl Broker {
     ///
     /// # Errors
     /// What the audit log refuses to continue, and what the kernel will not give (descriptors, epoll).
-    pub fn new(directories: Directories, identity: Choice, unclean: bool) -> Result<Arc<Self>> {
+    pub fn new(directories: Directories, identity: Choice) -> Result<Arc<Self>> {
         let audit = AuditLog::open(&directories.state)?;
+        let running = directories.state.join(RUNNING);
+        let unclean = running.exists();
+        let grants_lost = if unclean { grants_lost(&directories.state)? } else { 0 };
+        std::fs::write(&running, b"")
+            .map_err(|error| Error::storage("mark the broker as running", &error))?;
         let broker = Arc::new(Self {
             identifier: Identifier::new(identity, Identifier::CAPACITY)?,
             grants: Grants::default(),
@@ -51,7 +57,7 @@ impl Broker {
             directories,
         });
         let version = env!("CARGO_PKG_VERSION");
-        broker.record(&Event::BrokerStart { version, unclean, grants_lost: 0 })?;
+        broker.record(&Event::BrokerStart { version, unclean, grants_lost })?;
         Ok(broker)
     }
 
@@ -117,5 +123,22 @@ impl Broker {
         self.audit.flush(true);
         let _ = self.record(&Event::BrokerStop { reason });
         let _ = self.audit.sync();
+        let _ = std::fs::remove_file(self.directories.state.join(RUNNING));
     }
+}
+
+/// Stands while a broker runs; one that finds it was preceded by one that was cut short.
+const RUNNING: &str = "running";
+
+/// Grants that the record shows as made since the last start and not as ended: they were lost with the
+/// broker that was cut short.
+fn grants_lost(state: &Path) -> Result<u64> {
+    let mut open = HashSet::new();
+    audit::query(state, &audit::Filter::default(), |record| match record.event() {
+        "broker.start" => open.clear(),
+        "grant.create" => drop(record.grant().map(|grant| open.insert(grant.into_owned()))),
+        "grant.expire" | "grant.revoke" => drop(record.grant().map(|grant| open.remove(&*grant))),
+        _ => {}
+    })?;
+    Ok(open.len() as u64)
 }

@@ -78,10 +78,9 @@ impl LiveGrant {
         self.inner.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// How it stands. A keeper that is gone has ended its grant, whether or not anybody has noticed yet.
+    /// How it stands, for a reader whose identity was proven just now: that proof found its keeper alive.
     pub fn standing(&self) -> Standing<'_> {
         let ended = self.ended.get().copied();
-        let ended = ended.or_else(|| (!self.keeper.is_alive()).then_some(Ending::OwnerKilled));
         let orphans = match self.orphans_refused.load(Ordering::Acquire) {
             false => Orphans::Admitted,
             true => Orphans::Refused { command: self.command.get().copied() },
@@ -89,9 +88,15 @@ impl LiveGrant {
         Standing { grant: &self.grant, ended, orphans }
     }
 
-    /// Whether it still permits anything at `now`.
+    /// Whether nobody has ended it and its time is not up.
+    pub fn is_current(&self, now: Timestamp) -> bool {
+        self.ended.get().is_none() && self.grant.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// Whether it still permits anything at `now`. A keeper that is gone has ended its grant, whether or
+    /// not anybody has noticed yet.
     pub fn is_live(&self, now: Timestamp) -> bool {
-        self.standing().ended.is_none() && self.grant.expires.is_none_or(|expires| now < expires)
+        self.is_current(now) && self.keeper.is_alive()
     }
 
     /// How it was ended, where it was.

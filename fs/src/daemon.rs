@@ -124,10 +124,7 @@ fn serve(directories: &Directories, ready: impl FnOnce() -> Result<()>) -> Resul
     raise_descriptor_limit();
     let stop = block_stop_signals()?;
     mount::clear(&directories.mountpoint());
-    let running = directories.state.join("running");
-    let unclean = running.exists();
-    let broker = Broker::new(directories.clone(), identity_choice()?, unclean)?;
-    File::create(&running).map_err(|error| Error::storage("mark the broker as running", &error))?;
+    let broker = Broker::new(directories.clone(), identity_choice()?)?;
     let mount = Mount::put_up(&broker)?;
     let listener = listen(&directories.socket()).inspect_err(|_| mount.take_down())?;
     spawn("warden", &broker, |broker| broker.stand_watch())?;
@@ -138,7 +135,6 @@ fn serve(directories: &Directories, ready: impl FnOnce() -> Result<()>) -> Resul
     let _ = std::fs::remove_file(directories.socket());
     broker.shut(told);
     mount.take_down();
-    let _ = std::fs::remove_file(&running);
     std::process::exit(0)
 }
 
@@ -156,7 +152,7 @@ fn only_one(path: &Path) -> Result<Flock<File>> {
     let file = file.map_err(|error| Error::storage("open the broker's lock", &error))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         nix::errno::Errno::EWOULDBLOCK => {
-            Error::new(Class::Unreachable, "already_running", "a broker is running")
+            Error::new(Class::Unreachable, "already_running", "a broker is already running")
                 .hint("`kin status` shows it")
         }
         error => Error::storage("lock the broker's lock", &error.into()),

@@ -109,7 +109,7 @@ pub enum Denial {
     Ended(Ending),
     /// The innermost grant is for another project.
     OtherProject,
-    /// The handle was opened under another grant.
+    /// The handle was opened under a grant that the reader does not belong to.
     ForeignReader,
     /// The read would have filled the page cache.
     PageCacheFill,
@@ -168,7 +168,10 @@ fn judge<'a>(
         Reader::Proven(lineage) => lineage,
         Reader::Unproven(why) => return Err(Denial::Unidentified(why)),
     };
-    let standing = innermost(lineage, grants).ok_or(Denial::OutsideTree)?;
+    let standing = innermost(lineage, grants).ok_or(match request.action {
+        Action::Read { .. } => Denial::ForeignReader,
+        _ => Denial::OutsideTree,
+    })?;
     let grant = standing.grant;
     admitted(lineage, standing)?;
     alive(standing, now)?;

@@ -95,6 +95,8 @@ deny!(another_project_is_refused: Action::Look, Reader::Proven(&lineage(&[3, 100
     [standing(&Grant { project: directory("web"), ..grant(100) })], 0 => Denial::OtherProject);
 deny!(a_handle_of_another_grant_is_refused: read(200, false), Reader::Proven(&lineage(&[3, 100])), "DB",
     [standing(&grant(100))], 0 => Denial::ForeignReader);
+deny!(b01_a_handle_that_was_passed_out_of_the_tree_is_refused: read(100, false),
+    Reader::Proven(&lineage(&[203, 200, 1])), "DB", [standing(&grant(100))], 0 => Denial::ForeignReader);
 deny!(a_page_cache_fill_is_refused: read(100, true), Reader::Proven(&lineage(&[3, 100])), "DB",
     [standing(&grant(100))], 0 => Denial::PageCacheFill);
 deny!(what_is_not_bound_is_not_there: Action::Open, Reader::Proven(&lineage(&[3, 100])), "OTHER",

@@ -47,16 +47,17 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
             Error::new(Class::Unsafe, "manifest_changed", message).hint("read it before you trust it")
         );
     }
-    if shown.trust == TrustState::Trusted {
-        return say(arguments, &shown, "already trusted:");
-    }
-    if let Some(mut terminal) = terminal {
+    // What is trusted already is asked for all the same: inside a grant's tree it is refused.
+    let already = shown.trust == TrustState::Trusted;
+    if let Some(mut terminal) = terminal
+        && !already
+    {
         terminal.say(&description(&shown, &directories))?;
         terminal.confirm("Trust it?")?;
     }
     let question = Question::Trust { directory, hash: shown.hash, confirmed: true };
     let trusted: ManifestInfo = unlock::asking(&mut client, |client| client.ask(question.clone()))?;
-    say(arguments, &trusted, "trusted")
+    say(arguments, &trusted, if already { "already trusted:" } else { "trusted" })
 }
 
 /// What would be trusted; the vault is unlocked where the trust store cannot be read without.
