@@ -76,6 +76,7 @@ pub struct World {
     canaries: RefCell<Vec<String>>,
     transcript: RefCell<String>,
     record_is_whole: Cell<bool>,
+    crashed: Cell<bool>,
     remotes: Cell<u32>,
 }
 
@@ -114,6 +115,7 @@ impl World {
             canaries: RefCell::default(),
             transcript: RefCell::default(),
             record_is_whole: Cell::new(true),
+            crashed: Cell::new(false),
             remotes: Cell::new(0),
         }
     }
@@ -349,6 +351,7 @@ impl World {
 
     /// Kills the broker where it stands, as a crash would.
     pub fn crash(&self) {
+        self.crashed.set(true);
         let broker = self.broker();
         broker.kill();
         eventually("a killed broker is gone", Duration::from_secs(5), || !broker.is_alive());
@@ -410,6 +413,14 @@ impl World {
 
     fn stop(&self) -> Vec<String> {
         let mut faults = Vec::new();
+        // A test may end in the ruins of its crash: then the next start has to clear them.
+        let ruins = self.crashed.get() && !mount::mounts_on(&self.mountpoint()).is_empty();
+        if ruins
+            && !self.is_broker_running()
+            && let Err(why) = self.kin(["daemon"]).attempt()
+        {
+            faults.push(why);
+        }
         if self.is_broker_running()
             && let Err(why) = self.kin(["stop"]).within(Duration::from_secs(8)).attempt()
         {
