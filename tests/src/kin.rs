@@ -92,7 +92,7 @@ impl<'w> Kin<'w> {
         self.world.shared().track(child.id());
         let status = wait(&mut child, self.deadline);
         let said = read_from_start(&stderr);
-        let what = format!("{:?}", self.command);
+        let what = line(&self.command);
         self.world.note(&what, status, &said);
         let Some(status) = status else {
             process::tree(child.id()).iter().for_each(|process| process.kill());
@@ -102,6 +102,13 @@ impl<'w> Kin<'w> {
         };
         Ok(Output { what, status, stdout: bytes_of(stdout), stderr: said })
     }
+}
+
+/// The command line, for people: without the environment, which is always the same.
+fn line(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().escape_debug().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {

@@ -5,6 +5,8 @@
 //! is told and answers with data or an errno: started by `kin run` it is a member, started bare an outsider.
 
 pub mod canary;
+mod daemon;
+mod ending;
 mod kin;
 pub mod mount;
 mod probe;
@@ -15,7 +17,8 @@ mod sweep;
 mod watchdog;
 mod world;
 
+pub use daemon::Daemon;
 pub use kin::{Kin, Output};
 pub use probe::{Actor, Part, Probe, Remote};
 pub use rerun::{Role, answer, as_member, as_nobody, in_user_namespace, is_root, needs_root};
-pub use world::{Daemon, Identity, World, binary, eventually};
+pub use world::{Identity, World, binary, eventually};

@@ -85,6 +85,8 @@ fn again(command: &mut Command, name: &str) {
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    // Indented: its summary is not one of this run's.
+    let said = said.lines().map(|line| format!("  | {line}\n")).collect::<String>();
     assert!(output.status.success() && said.contains("1 passed"), "{command:?}: {}\n{said}", output.status);
 }
 

@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::canary::canary;
+use crate::daemon::Daemon;
 use crate::kin::Kin;
 use crate::probe::{Actor, Probe, Remote};
-use crate::process::{self, Process};
+use crate::process::Process;
 use crate::watchdog::Shared;
-use crate::{mount, sweep};
 
 /// The system's own, never a version manager's wrapper: the process that is started is the probe.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
@@ -71,11 +71,13 @@ pub fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> boo
 pub struct World {
     root: TempDir,
     identity: Identity,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     secrets: RefCell<BTreeMap<String, String>>,
-    canaries: RefCell<Vec<String>>,
-    transcript: RefCell<String>,
-    record_is_whole: Cell<bool>,
+    pub(crate) canaries: RefCell<Vec<String>>,
+    pub(crate) transcript: RefCell<String>,
+    pub(crate) record_is_whole: Cell<bool>,
+    pub(crate) crashed: Cell<bool>,
+    pub(crate) disks: RefCell<Vec<PathBuf>>,
     remotes: Cell<u32>,
 }
 
@@ -97,7 +99,9 @@ impl World {
             panic!("these tests need /dev/fuse: {error} (scripts/test makes it usable)");
         }
         // Short, for a socket's path has at most 107 bytes (unix(7)).
-        let root = tempfile::Builder::new().prefix("kin").tempdir_in("/tmp").expect("a directory");
+        let mut builder = tempfile::Builder::new();
+        let private = std::fs::Permissions::from_mode(0o700);
+        let root = builder.prefix("kin").permissions(private).tempdir_in("/tmp").expect("a directory");
         for name in ["kin", "home", "xdg", "project"] {
             let dir = root.path().join(name);
             std::fs::DirBuilder::new().mode(0o700).create(dir).expect("a directory");
@@ -114,6 +118,8 @@ impl World {
             canaries: RefCell::default(),
             transcript: RefCell::default(),
             record_is_whole: Cell::new(true),
+            crashed: Cell::new(false),
+            disks: RefCell::default(),
             remotes: Cell::new(0),
         }
     }
@@ -349,6 +355,7 @@ impl World {
 
     /// Kills the broker where it stands, as a crash would.
     pub fn crash(&self) {
+        self.crashed.set(true);
         let broker = self.broker();
         broker.kill();
         eventually("a killed broker is gone", Duration::from_secs(5), || !broker.is_alive());
@@ -369,6 +376,24 @@ impl World {
         self.path("kin/state/audit.jsonl")
     }
 
+    /// Mounts a small disk of `size` on a directory; for root alone, also of a namespace.
+    ///
+    /// # Panics
+    /// Where it cannot be mounted.
+    pub fn mount_disk(&self, directory: &Path, size: &str) {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "none"]).arg(directory);
+        assert!(mount.status().is_ok_and(|status| status.success()), "a small disk: {mount:?}");
+        self.disks.borrow_mut().push(directory.to_owned());
+    }
+
+    /// Takes the small disks away.
+    pub fn unmount_disks(&self) {
+        for disk in self.disks.borrow_mut().drain(..) {
+            let _ = Command::new("umount").arg("-l").arg(disk).status();
+        }
+    }
+
     /// The test has damaged the record: at the end it need not verify.
     pub fn record_was_damaged(&self) {
         self.record_is_whole.set(false);
@@ -379,113 +404,10 @@ impl World {
         self.transcript.borrow_mut().push_str(&format!("$ {what}\n{said}({status})\n"));
         self.shared.heard(said);
     }
-
-    /// Every place where a canary stands and should not: KIN_HOME, what was said, `kin status --json`,
-    /// arguments and environments of all processes.
-    pub fn leaks(&self) -> Vec<String> {
-        let secrets = self.canaries.borrow().clone();
-        let mut found = sweep::of_files(&self.home(), &self.mountpoint(), &secrets);
-        found.extend(sweep::of_bytes("what was said", self.shared.all_heard().as_bytes(), &secrets));
-        found.extend(sweep::of_processes(&secrets));
-        if self.is_broker_running()
-            && let Ok(status) = self.kin(["status", "--json"]).attempt()
-        {
-            found.extend(sweep::of_bytes("kin status --json", &status.stdout, &secrets));
-        }
-        found
-    }
-
-    /// What is wrong with this world, now that it ends.
-    fn faults(&self) -> Vec<String> {
-        let mut faults = self.leaks();
-        if self.record_is_whole.get() && self.path("kin/state").exists() {
-            match self.kin(["audit", "verify"]).attempt() {
-                Ok(output) if output.status.success() => {}
-                Ok(output) => faults.push(format!("the record does not verify: {output}")),
-                Err(why) => faults.push(why),
-            }
-        }
-        faults
-    }
-
-    fn stop(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if self.is_broker_running()
-            && let Err(why) = self.kin(["stop"]).within(Duration::from_secs(8)).attempt()
-        {
-            faults.push(why);
-        }
-        let end = Instant::now() + Duration::from_secs(3);
-        let left = || (self.is_broker_running(), !mount::mounts_on(&self.mountpoint()).is_empty());
-        while left() != (false, false) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        match left() {
-            (false, false) => {}
-            (broker, mount) => faults.push(format!("left behind: broker {broker}, mount {mount}")),
-        }
-        faults
-    }
 }
 
 impl Default for World {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let mut faults = if std::thread::panicking() { Vec::new() } else { self.faults() };
-        if self.shared.has_fired() {
-            faults.push("the test was over its deadline".into());
-        }
-        self.shared.over();
-        faults.extend(self.stop());
-        self.shared.clear();
-        if std::thread::panicking() {
-            eprintln!("{}{}", self.transcript.borrow(), faults.join("\n"));
-        } else if !faults.is_empty() {
-            panic!("{}\nat the end:\n{}", self.transcript.borrow(), faults.join("\n"));
-        }
-    }
-}
-
-/// A broker in the foreground.
-pub struct Daemon {
-    child: Child,
-}
-
-impl Daemon {
-    /// Its pid.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// How it ended.
-    ///
-    /// # Panics
-    /// Where it has not after `deadline`.
-    pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
-        let end = Instant::now() + deadline;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("wait") {
-                return status;
-            }
-            assert!(Instant::now() < end, "the broker did not end within {deadline:?}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let end = Instant::now() + Duration::from_secs(3);
-        process::signal(self.child.id(), nix::sys::signal::Signal::SIGTERM);
-        while self.child.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

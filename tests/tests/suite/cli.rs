@@ -49,9 +49,9 @@ fn a_secret_is_set_shown_revealed_and_removed() {
     world.kin(["reveal", "db/url"]).run().refuses(5, &["reveal"]);
     world.secret("db/url");
     assert_eq!(world.kin(["show", "db/url", "--json"]).run().exits(0).json()["version"], 2);
-    world.kin(["rm", "api/key"]).run().exits(0);
+    world.kin(["rm", "api/key", "--yes"]).run().exits(0);
     world.kin(["show", "api/key"]).run().refuses(2, &["api/key"]);
-    world.kin(["rm", "api/key"]).run().refuses(2, &["api/key"]);
+    world.kin(["rm", "api/key", "--yes"]).run().refuses(2, &["api/key"]);
     let records = world.audit();
     assert_eq!(record::of(&records, "vault.write").len(), 3, "{records:#?}");
     assert_eq!(record::of(&records, "vault.reveal").len(), 1);
@@ -69,7 +69,7 @@ fn values_are_made_to_a_specification() {
         "{} digits",
         value.len()
     );
-    for bad in ["", "hex", "hex:", "hex:0", "hex:x", "hex:99999999999", "frob:3"] {
+    for bad in ["", "hex:", "hex:0", "hex:x", "hex:99999999999", "frob:3"] {
         let output = world.kin(["set", "a/bad", &format!("--generate={bad}")]).run();
         assert_eq!(output.code(), 2, "{output}");
     }

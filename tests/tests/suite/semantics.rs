@@ -179,7 +179,7 @@ fn a_removed_secret_is_gone_for_new_opens() {
     let world = World::ready();
     let member = world.member(&[]);
     assert!(member.cat(&world.file(DATABASE)).is_ok());
-    world.kin(["rm", "db/url"]).run().exits(0);
+    world.kin(["rm", "db/url", "--yes"]).run().exits(0);
     assert!(member.cat(&world.file(DATABASE)).is_err());
     assert_eq!(member.cat(&world.file(API)), Ok(world.value("api/key")));
 }

@@ -47,7 +47,7 @@ fn j10_of_a_hundred_daemons_one_wins_and_the_others_say_so() {
     let codes = all_at_once(&world, &["daemon"], 100);
     let count = |code: i32| codes.iter().filter(|own| **own == code).count();
     assert_eq!((count(0), count(6)), (1, 99), "{codes:?}");
-    world.kin(["daemon"]).run().refuses(6, &["already"]);
+    world.kin(["daemon"]).run().refuses(6, &["running"]);
     assert_eq!(starts(&world.audit()), 1);
     let modes = ["kin/run", "kin/run/socket"]
         .map(|name| std::fs::metadata(world.path(name)).expect("metadata").permissions().mode() & 0o777);

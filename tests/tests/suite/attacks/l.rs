@@ -1,7 +1,6 @@
 //! Is there a record of every delivery, and does a changed one show? The audit log.
 
 use std::path::Path;
-use std::process::Command;
 
 use kin_tests::{Actor, Role, World, in_user_namespace, is_root, record};
 use nix::errno::Errno;
@@ -35,7 +34,7 @@ fn l01_without_a_record_nothing_is_delivered() {
     let world = World::new();
     let state = world.path("kin/state");
     std::fs::create_dir(&state).expect("a directory");
-    let _mounted = SmallDisk::on(&state);
+    world.mount_disk(&state, "256k");
     let world = world.initialised();
     world.secret("db/url");
     world.manifest("schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = \"db/url\"\n");
@@ -59,24 +58,6 @@ fn l01_without_a_record_nothing_is_delivered() {
     assert_eq!(faults[0]["error"], "ENOSPC");
     assert!(faults[0]["refused"].as_u64().is_some_and(|count| count >= refused as u64), "{}", faults[0]);
     world.kin(["audit", "verify"]).run().exits(0);
-}
-
-/// A tmpfs of 256 KiB, for as long as it is held.
-struct SmallDisk<'p>(&'p Path);
-
-impl<'p> SmallDisk<'p> {
-    fn on(path: &'p Path) -> Self {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=256k,mode=0700", "none"]).arg(path);
-        assert!(mount.status().is_ok_and(|status| status.success()), "a tmpfs for this row: {mount:?}");
-        Self(path)
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
 }
 
 fn fill(path: &Path) {
