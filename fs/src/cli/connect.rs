@@ -14,8 +14,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 const START_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a broker that says it is ready, or that another one runs, may take to answer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// The pause between two looks.
+/// The pause between two looks, and how many of them a start is given before the next.
 const PAUSE: Duration = Duration::from_millis(5);
+const LOOKS: usize = 20;
 
 /// A broker that runs.
 ///
@@ -35,12 +36,15 @@ pub(super) fn to_broker(directories: &Directories) -> Result<Client> {
         answer => return answer,
     }
     ancestry::refuse_below_a_keeper()?;
-    start()?;
     let deadline = Instant::now() + CONNECT_DEADLINE;
     loop {
-        match Client::connect(directories) {
-            Err(error) if is_absent(&error) && Instant::now() < deadline => std::thread::sleep(PAUSE),
-            answer => return answer,
+        // Where another broker has the lock it is coming up, or going down: then the next start succeeds.
+        start()?;
+        for _ in 0..LOOKS {
+            match Client::connect(directories) {
+                Err(error) if is_absent(&error) && Instant::now() < deadline => std::thread::sleep(PAUSE),
+                answer => return answer,
+            }
         }
     }
 }
