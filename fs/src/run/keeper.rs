@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use kin_broker::control::Client;
-use kin_broker::control::protocol::{GrantRequest, Granted, Question};
+use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, Question};
 use kin_broker::sys::child;
 use kin_broker::{Class, Error, Result};
 use kin_policy::Ending;
@@ -21,9 +21,6 @@ use super::link::{Report, wait_readable};
 use super::signals::Signals;
 use super::status::{self, Ended};
 use super::{Start, descriptors};
-
-/// What `/proc/PID/comm` says of a keeper: a broker must not start below one.
-pub const KEEPER_COMM: &str = "kin-keeper";
 
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);

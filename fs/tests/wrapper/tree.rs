@@ -136,7 +136,7 @@ fn a_keeper_is_named_in_a_session_of_its_own_and_deaf_to_the_terminal() {
     let mut running = Running::start(piped(&mut stub.shell("echo $$ >command; exec sleep 60")));
     let (command, keeper) = (pid_in(&stub.path("command")), stub.keeper());
     let comm = std::fs::read_to_string(format!("/proc/{keeper}/comm")).unwrap();
-    assert_eq!(comm.trim(), kin_fs::run::KEEPER_COMM);
+    assert_eq!(comm.trim(), kin_broker::control::protocol::KEEPER_COMM);
     // Fields 5 and 6: process group and session.
     assert_eq!(stat(command, 5), stat(running.pid(), 5));
     assert_eq!(stat(command, 6), stat(running.pid(), 6));
