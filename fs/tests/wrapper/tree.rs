@@ -70,10 +70,10 @@ fn a_lingering_keeper_holds_no_pipe_and_no_directory() {
     let stub = Stub::new(First::Granted);
     let mut shell = std::process::Command::new("sh");
     // Both the output and descriptor 3 are the pipe that `cat` reads to its end.
-    let script = format!("\"$1\" sh -c \"$2\" 3>&1 | cat; echo done");
+    let script = "\"$1\" sh -c \"$2\" 3>&1 | cat; echo done";
     let daemon =
         "(setsid sh -c 'echo $$ >daemon; exec sleep 60' </dev/null >/dev/null 2>&1 3>&- &) ; echo out";
-    shell.args(["-c", &script, "sh"]).arg(crate::wrap()).arg(daemon);
+    shell.args(["-c", script, "sh"]).arg(crate::wrap()).arg(daemon);
     shell.env("KIN_HOME", stub.path("")).current_dir(stub.path(""));
     let output = Running::start(piped(&mut shell)).output();
     assert_eq!(text(&output.stdout), "out\ndone\n");
