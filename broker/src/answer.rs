@@ -1,7 +1,5 @@
 //! What does the broker answer, and to whom? Inside a grant's tree less is allowed than outside.
 
-use std::os::unix::net::UnixStream;
-
 use kin_policy::{Ending, Reference, decide_reveal};
 
 use crate::audit::{Event, PolicyChange, VaultChange};
@@ -21,21 +19,15 @@ use crate::sys::memory::{self, Plaintext};
 use crate::{generate, keys};
 
 impl Broker {
-    /// Answers one question of the process behind `stream`.
+    /// Answers one question of `peer`.
     ///
     /// # Errors
     /// Its refusal, which the caller sends instead.
-    pub(crate) fn answer(
-        &self,
-        stream: &UnixStream,
-        request: Request,
-        value: Option<Plaintext>,
-    ) -> Result<Reply> {
-        let peer = Peer::of(stream, &self.identifier)?;
+    pub(crate) fn answer(&self, peer: &Peer, request: Request, value: Option<Plaintext>) -> Result<Reply> {
         let Request { question, session_bus, .. } = request;
         let bus = session_bus.as_deref();
         if let Some(verb) = forbidden_inside(&question) {
-            self.outside_every_tree(&peer, verb)?;
+            self.outside_every_tree(peer, verb)?;
         }
         match question {
             Question::Hello => plain(&Hello { pid: std::process::id(), version: version() }),

@@ -1,6 +1,7 @@
 //! What does the broker hold while it runs?
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -102,9 +103,13 @@ impl Broker {
     }
 
     /// The recorder's thread: every second, counts of repeated denials that are due, and what is not yet
-    /// on the disk. Returns never.
+    /// on the disk. Returns once the socket has been removed or replaced: nobody can reach this broker then,
+    /// and another may have taken its place.
     pub fn keep_record(&self) {
-        loop {
+        let socket = self.directories.socket();
+        let place = || std::fs::symlink_metadata(&socket).ok().map(|meta| (meta.dev(), meta.ino()));
+        let own = place();
+        while place() == own {
             std::thread::sleep(std::time::Duration::from_secs(1));
             self.audit.flush(false);
             // A failed sync leaves the log marked as unsynced: the next second tries again.

@@ -15,8 +15,8 @@ use kin_policy::{Binding, DirectoryName, FileName, Grant, GrantId, Pid, Timestam
 use crate::audit::Event;
 use crate::broker::Broker;
 use crate::clock;
-use crate::control::Peer;
-use crate::control::protocol::{GrantRequest, Granted, TrustState};
+use crate::control::protocol::{GrantRequest, Granted, KEEPER_COMM, TrustState};
+use crate::control::{Peer, peer_gone};
 use crate::error::{Class, Error, Result};
 use crate::grants::{LIMIT, LiveGrant};
 use crate::identity::Held;
@@ -79,11 +79,19 @@ impl Broker {
     /// The innermost grant whose tree the peer is in, live or not.
     ///
     /// # Errors
-    /// `peer_gone` where it could not be told: nothing is assumed then.
+    /// `peer_gone` where it could not be told: nothing is assumed then. `grant_void` below a keeper of a
+    /// broker that is gone: its tree has no grant, but is still no place of a person's.
     pub(crate) fn innermost_of(&self, peer: &Peer) -> Result<Option<Arc<LiveGrant>>> {
+        if let Some(own) = self.grants.at(peer.held.process()) {
+            return Ok(Some(own));
+        }
         let lineage = self.identifier.walk_up(&peer.held, &self.grants).map_err(|_| peer_gone())?;
-        let own = self.grants.at(peer.held.process());
-        Ok(own.or_else(|| self.grants.innermost(&lineage)))
+        let live = self.grants.innermost(&lineage);
+        if live.is_none() && lineage.ancestors.iter().any(|ancestor| calls_itself_keeper(ancestor.pid)) {
+            return Err(denied("grant_void", "the grant around this process ended with its broker")
+                .hint("run it in a terminal of your own"));
+        }
+        Ok(live)
     }
 
     fn root_at(
@@ -146,6 +154,12 @@ impl Broker {
             .collect();
         Granted { id: live.grant.id, directory, environment }
     }
+}
+
+/// Whether a process has a keeper's name. Whoever lies about its name only refuses itself.
+fn calls_itself_keeper(pid: Pid) -> bool {
+    std::fs::read(format!("/proc/{pid}/comm"))
+        .is_ok_and(|comm| comm.trim_ascii_end() == KEEPER_COMM.as_bytes())
 }
 
 /// The bindings that are asked for; inside another grant, only what that one has.
@@ -211,10 +225,6 @@ fn missing(file: &FileName, binding: &Binding) -> Error {
 
 fn denied(code: &'static str, message: &str) -> Error {
     Error::new(Class::Denied, code, message)
-}
-
-pub(crate) fn peer_gone() -> Error {
-    denied("peer_gone", "the process that asks could not be identified").hint("try again")
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -81,7 +81,7 @@ impl LiveGrant {
     /// How it stands, for a reader whose identity was proven just now: that proof found its keeper alive.
     pub fn standing(&self) -> Standing<'_> {
         let ended = self.ended.get().copied();
-        let orphans = match self.orphans_refused.load(Ordering::Acquire) {
+        let orphans = match self.orphans_refused.load(Ordering::Acquire) || self.has_lost_a_keeper() {
             false => Orphans::Admitted,
             true => Orphans::Refused { command: self.command.get().copied() },
         };
@@ -147,6 +147,13 @@ impl LiveGrant {
     /// An inner keeper left survivors that now hang on this one: see [`Orphans::Refused`].
     pub fn refuse_orphans(&self) {
         self.orphans_refused.store(true, Ordering::Release);
+    }
+
+    /// Whether an inner keeper is gone and the warden has not seen to it yet: its survivors hang here now.
+    fn has_lost_a_keeper(&self) -> bool {
+        let inner = self.inner.lock();
+        let lost = |inner: Arc<LiveGrant>| inner.may_have_survivors() && !inner.keeper.is_alive();
+        inner.iter().filter_map(Weak::upgrade).any(lost)
     }
 
     /// Opens that were allowed.

@@ -1,8 +1,7 @@
 //! Was this process started below a keeper?
 
+use kin_broker::control::protocol::KEEPER_COMM;
 use kin_broker::{Class, Error, Result};
-
-use crate::run::KEEPER_COMM;
 
 /// How often a walk up the tree starts over because a process ended under it.
 const WALKS: usize = 8;

@@ -13,8 +13,8 @@ use kin_broker::identity::Choice;
 use kin_broker::paths::Directories;
 use kin_broker::{Broker, Class, Error, Result, control, sys};
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::ForkResult;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{ForkResult, Pid};
 
 use crate::ancestry;
 use crate::mount::{self, Mount};
@@ -120,7 +120,7 @@ fn serve(directories: &Directories, ready: impl FnOnce() -> Result<()>) -> Resul
     sys::process::harden().map_err(|error| Error::internal("harden the process", error))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     directories.create()?;
-    let _lock = only_one(&directories.lock_file())?;
+    let lock = only_one(&directories.lock_file())?;
     raise_descriptor_limit();
     let stop = block_stop_signals()?;
     mount::clear(&directories.mountpoint());
@@ -128,13 +128,18 @@ fn serve(directories: &Directories, ready: impl FnOnce() -> Result<()>) -> Resul
     let mount = Mount::put_up(&broker)?;
     let listener = listen(&directories.socket()).inspect_err(|_| mount.take_down())?;
     spawn("warden", &broker, |broker| broker.stand_watch())?;
-    spawn("recorder", &broker, |broker| broker.keep_record())?;
+    spawn("recorder", &broker, |broker| {
+        broker.keep_record();
+        let _ = kill(Pid::this(), Signal::SIGTERM);
+    })?;
     spawn("listener", &broker, move |broker| control::serve(broker, &listener))?;
     ready()?;
     let told = stop.wait().map_or("unknown", |signal| signal.as_str());
     let _ = std::fs::remove_file(directories.socket());
     broker.shut(told);
     mount.take_down();
+    // Not left to the exit: threads end one by one then, and who waits for this process sees the first.
+    drop(lock);
     std::process::exit(0)
 }
 

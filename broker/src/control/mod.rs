@@ -8,7 +8,7 @@ mod server;
 
 pub use client::Client;
 pub use frame::{MAX_VALUE, read_frame, write_frame};
-pub(crate) use peer::Peer;
+pub(crate) use peer::{Peer, peer_gone};
 pub(crate) use server::Reply;
 pub use server::serve;
 

@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection? A pinned process of our own user, asked about anew for every
-//! request.
+//! Who is at the other end of a connection? A pinned process of our own user; whether it lives and whose
+//! descendant it is are asked anew for every request.
 
 use std::os::unix::net::UnixStream;
 
@@ -7,7 +7,6 @@ use kin_policy::Pid;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::error::{Class, Error, Result};
-use crate::granting::peer_gone;
 use crate::identity::{Held, Identifier};
 use crate::sys::socket::peer_pidfd;
 
@@ -31,9 +30,7 @@ impl Peer {
         }
         let pid = u32::try_from(credentials.pid()).ok().and_then(Pid::new).ok_or_else(peer_gone)?;
         let held = identifier.hold(pid, peer_pidfd(stream).ok()).map_err(|_| peer_gone())?;
-        let peer = Self { held };
-        peer.check_alive()?;
-        Ok(peer)
+        Ok(Self { held })
     }
 
     /// Refuses to act for a peer that has exited (its connection may live on in a child).
@@ -43,4 +40,9 @@ impl Peer {
     pub(crate) fn check_alive(&self) -> Result<()> {
         if self.held.is_alive() { Ok(()) } else { Err(peer_gone()) }
     }
+}
+
+/// The refusal for a process of which nothing can be proven.
+pub(crate) fn peer_gone() -> Error {
+    Error::new(Class::Denied, "peer_gone", "the process that asks could not be identified").hint("try again")
 }

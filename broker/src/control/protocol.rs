@@ -14,6 +14,9 @@ use crate::error::Error;
 /// Raised whenever a request or an answer changes its shape.
 pub const PROTOCOL: u32 = 1;
 
+/// What a keeper calls itself (`PR_SET_NAME`, at most 15 bytes).
+pub const KEEPER_COMM: &str = "kin-keeper";
+
 /// What a client sends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {

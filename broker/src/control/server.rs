@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::frame::{read_frame, write_frame};
-use super::peer::Peer;
+use super::peer::{Peer, peer_gone};
 use super::protocol::{Answer, PROTOCOL, Question, Request};
 use crate::broker::Broker;
 use crate::error::{Class, Error, Result};
@@ -53,6 +53,8 @@ pub fn serve(broker: &Arc<Broker>, listener: &UnixListener) {
 /// Serves one connection until it ends, is silent for too long, or becomes a keeper's.
 fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
     let _ = stream.set_write_timeout(Some(FRAME_DEADLINE));
+    // Pinned at once: the sooner, the less a number can have come to mean somebody else.
+    let mut peer = Peer::of(&stream, &broker.identifier);
     loop {
         if !spoken_to(&stream) {
             return;
@@ -68,7 +70,8 @@ fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
         };
         let answer = understand(request).and_then(|request| match &request.question {
             Question::Grant(wanted) => {
-                let peer = Peer::of(&stream, &broker.identifier)?;
+                let peer = std::mem::replace(&mut peer, Err(peer_gone()))?;
+                peer.check_alive()?;
                 let (granted, live) = broker.grant(peer, wanted, request.session_bus.as_deref())?;
                 broker.hand_over(
                     live,
@@ -76,7 +79,11 @@ fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
                 )?;
                 Ok(((super::document(&granted)?, None), true))
             }
-            _ => Ok((broker.answer(&stream, request, value)?, false)),
+            _ => {
+                let peer = peer.as_ref().map_err(Clone::clone)?;
+                peer.check_alive()?;
+                Ok((broker.answer(peer, request, value)?, false))
+            }
         });
         let (sent, handed_over) = match answer {
             Ok(((document, value), handed_over)) => {

@@ -1,14 +1,14 @@
 //! The keeper: the root of a grant, from the question for it to the end of the last descendant.
 
 use std::ffi::{CString, OsString};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use kin_broker::control::Client;
-use kin_broker::control::protocol::{GrantRequest, Granted, Question};
+use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, Question};
 use kin_broker::sys::child;
 use kin_broker::{Class, Error, Result};
 use kin_policy::Ending;
@@ -17,13 +17,10 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, chdir, getppid, setsid};
 
-use super::link::{Report, wait_readable};
+use super::link::{Order, Report, wait_readable};
 use super::signals::Signals;
 use super::status::{self, Ended};
 use super::{Start, descriptors};
-
-/// What `/proc/PID/comm` says of a keeper: a broker must not start below one.
-pub const KEEPER_COMM: &str = "kin-keeper";
 
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);
@@ -68,6 +65,8 @@ struct Keeper {
     command: u32,
     /// The command's latest known state, while it lives.
     state: Option<State>,
+    /// How many stops were reported, modulo 256.
+    stops: u8,
     signals: Signals,
     broker: Option<Client>,
     end_with_child: bool,
@@ -107,7 +106,7 @@ impl Keeper {
         };
         leave_the_terminal(&signals);
         let _ = broker.tell(Question::CommandStarted { pid: command });
-        Report::Started.send(link);
+        Report::Started(command).send(link);
         descriptors::let_go(&start.passed);
         let _ = chdir("/");
         let front = Pid::from_raw(start.front.cast_signed());
@@ -116,6 +115,7 @@ impl Keeper {
             front,
             command,
             state: Some(State::Running),
+            stops: 0,
             signals,
             broker: Some(broker),
             end_with_child,
@@ -140,8 +140,13 @@ impl Keeper {
             if signalled && self.told_to_end() {
                 return 128 + libc::SIGTERM;
             }
-            if from_front && !link.as_mut().is_some_and(|link| self.pass_on(link)) {
-                link = None;
+            if from_front {
+                match link.as_ref().and_then(Order::read) {
+                    // Obeyed in the state the command is in now, not the one before this wait.
+                    Some(_) if self.reap(&mut link) == Left::Nobody => return 0,
+                    Some(orders) => self.obey(&orders),
+                    None => link = None,
+                }
             }
             if from_broker {
                 self.broker_is_gone(link.as_ref());
@@ -188,6 +193,7 @@ impl Keeper {
         let report = |report: Report| link.inspect(|link| report.send(link)).is_some();
         if let Some(signal) = status.stopped_signal() {
             self.state = Some(State::Stopped);
+            self.stops = self.stops.wrapping_add(1);
             report(Report::Stopped(signal));
         } else if status.continued() {
             self.state = Some(State::Running);
@@ -210,24 +216,17 @@ impl Keeper {
         told
     }
 
-    /// Sends the command the signals that the front passes on; `false` where the front is gone.
-    ///
-    /// Only a child that has not been waited for is signalled: its number cannot mean somebody else.
-    fn pass_on(&self, link: &mut UnixStream) -> bool {
-        let mut numbers = [0; 16];
-        let got = match link.read(&mut numbers) {
-            Ok(got) if got > 0 => got,
-            _ => return false,
-        };
-        for number in &numbers[..got] {
-            let Ok(signal) = Signal::try_from(i32::from(*number)) else { continue };
+    /// Sends the command the signals that the front passes on. Only a child that has not been waited for
+    /// is signalled: its number cannot mean somebody else.
+    fn obey(&self, orders: &[Order]) {
+        for Order { signal, stops } in orders {
+            let Ok(signal) = Signal::try_from(i32::from(*signal)) else { continue };
             // A shell's `fg` continues the whole group: the command has it, unless it still stands.
-            let wanted = signal != Signal::SIGCONT || self.state == Some(State::Stopped);
-            if self.state.is_some() && wanted {
+            let stands = self.state == Some(State::Stopped) && *stops == self.stops;
+            if self.state.is_some() && (signal != Signal::SIGCONT || stands) {
                 let _ = kill(Pid::from_raw(self.command.cast_signed()), signal);
             }
         }
-        true
     }
 
     fn broker_is_gone(&mut self, link: Option<&UnixStream>) {
@@ -246,7 +245,7 @@ enum Left {
 }
 
 /// Connects as itself, because the broker takes the process that asks for the grant's root, and asks.
-/// A byte from the front, or its end, calls it off, up to the moment before the spawn.
+/// An order from the front, or its end, calls it off, up to the moment before the spawn.
 fn ask_for_grant(start: &Start, link: &UnixStream) -> Result<(Client, Granted), NoKeeper> {
     let mut broker = Client::connect(start.directories)?;
     broker.tell(Question::Grant(grant_request(start)))?;

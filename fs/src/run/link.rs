@@ -1,9 +1,10 @@
 //! What do the keeper and its front tell each other?
 //!
-//! The keeper sends reports as frames. The front sends single bytes: the number of a signal for the
-//! command. One that comes before the command was started calls the start off, and so does the front's end.
+//! The keeper sends reports as frames, the front sends [`Order`]s. An order that comes before the command
+//! was started calls the start off, and so does the front's end.
 
-use std::os::fd::AsFd;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use kin_broker::Error;
 use kin_broker::control::write_frame;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
 use serde::{Deserialize, Serialize};
 
 use super::status::Ended;
@@ -22,8 +24,8 @@ pub(super) enum Report {
     Refused(Error),
     /// The command could not be started: an exit code and a line.
     NotStarted { code: i32, line: String },
-    /// The command runs.
-    Started,
+    /// The command runs and has this pid.
+    Started(u32),
     /// A signal stopped the command.
     Stopped(i32),
     /// The command goes on. Sent before the SIGCONT that wakes the front.
@@ -32,6 +34,31 @@ pub(super) enum Report {
     BrokerGone,
     /// The command ended.
     Ended(Ended),
+}
+
+/// From the front: two bytes on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    /// A signal for the command, or 0: an order that only calls a start off.
+    pub(super) signal: u8,
+    /// How many stops the front had heard of, modulo 256: a SIGCONT is for those and no later one.
+    pub(super) stops: u8,
+}
+
+impl Order {
+    /// Sends it, unless the keeper has left hundreds unread.
+    pub(super) fn send(self, link: &UnixStream) {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ = send(link.as_raw_fd(), &[self.signal, self.stops], flags);
+    }
+
+    /// The orders that are there; `None` where the front is gone. Two bytes that were sent at once are
+    /// never torn, because the buffer's size is even.
+    pub(super) fn read(mut link: &UnixStream) -> Option<Vec<Self>> {
+        let mut bytes = [0; 32];
+        let got = link.read(&mut bytes).ok().filter(|got| *got > 0)?;
+        Some(bytes[..got].chunks_exact(2).map(|pair| Self { signal: pair[0], stops: pair[1] }).collect())
+    }
 }
 
 impl Report {

@@ -25,8 +25,6 @@ mod link;
 mod signals;
 mod status;
 
-pub use keeper::KEEPER_COMM;
-
 /// What is to be run, and what it may be delivered.
 #[derive(Clone, Debug)]
 pub struct RunOptions {

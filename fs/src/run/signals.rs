@@ -70,7 +70,7 @@ impl Received {
     ///
     /// A hangup tells the session's leader alone (`tty_signal_session_leader` in the kernel's
     /// tty_jobctrl.c): a front that leads its session passes it on. Alarms are nobody's but the front's.
-    fn reached_the_group(&self) -> bool {
+    pub(super) fn reached_the_group(&self) -> bool {
         let by_the_kernel = self.0.ssi_code == libc::SI_KERNEL;
         match self.number() {
             libc::SIGHUP | libc::SIGCONT => by_the_kernel && getsid(None) != Ok(getpid()),
@@ -109,11 +109,22 @@ fn descends_from(pid: u32, root: u32) -> bool {
         .any(|pid| pid == root)
 }
 
-/// Field 4 of `/proc/PID/stat`; the name in field 2 may hold anything, so it is looked for from the end.
+/// Whether `pid` is stopped by a signal.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    state_and_parent(pid).is_some_and(|(state, _)| state == "T")
+}
+
 fn parent(pid: u32) -> Option<u32> {
+    state_and_parent(pid)?.1.parse().ok()
+}
+
+/// Fields 3 and 4 of `/proc/PID/stat`; the name in field 2 may hold anything, so they are looked for from
+/// the end.
+fn state_and_parent(pid: u32) -> Option<(String, String)> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+    let mut fields = std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
 }
 
 #[cfg(test)]

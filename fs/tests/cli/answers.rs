@@ -109,13 +109,13 @@ fn trust_finds_the_project_from_below() {
 }
 
 #[test]
-fn trusted_content_is_not_trusted_again() {
+fn the_broker_judges_trust_even_where_nothing_changes() {
     let home = Home::new();
     write_manifest(&home);
     let scene = Scene { trust: Some(TrustState::Trusted), ..Scene::default() }.play(&home);
     let ran = home.run(&["trust", "--yes"]);
     assert!(ran.code == 0 && ran.text().starts_with("already trusted: api in "), "{}", ran.text());
-    assert!(!scene.was_asked(|question| matches!(question, Question::Trust { .. })));
+    assert!(scene.was_asked(|question| matches!(question, Question::Trust { .. })));
 }
 
 #[test]

@@ -182,7 +182,6 @@ fn z06_errors_are_one_json_object() {
         (&["list", "--json", "--frobnicate"], 2, "usage"),
         (&["set", "--json", "a=CANARY-91c2"], 2, "usage"),
         (&["set", "--json", "a", CANARY], 2, "usage"),
-        (&["rm", "--json", "a"], 5, "denied"),
         (&["init", "--json"], 4, "locked"),
         (&["check", "--json"], 3, "unsafe"),
     ] {
@@ -204,7 +203,6 @@ fn z09_without_a_terminal_nothing_waits_for_one() {
     for (line, code, word) in [
         (&["init", "--json"][..], 4, "passphrase_needed"),
         (&["set", "db/url", "--json"], 5, "value_needed"),
-        (&["rm", "db/url", "--json"], 5, "confirmation_needed"),
         (&["trust", "--json"], 5, "confirmation_needed"),
         (&["reveal", "db/url"], 5, "needs a person to agree"),
     ] {
@@ -246,7 +244,6 @@ fn refusals_without_a_broker_are_as_they_were_agreed() {
             &["set", "db/url"],
             &["set", "db/url", "--from-file", "absent"],
             &["reveal", "db/url"],
-            &["rm", "db/url"],
         ]
     ));
 }

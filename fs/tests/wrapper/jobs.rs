@@ -112,15 +112,16 @@ impl Drop for Terminal {
     }
 }
 
-/// Notes every ^C, and ends when `over` exists.
-const COUNTING: &str = "trap \"echo INT >>got\" INT; echo $$ >command; \
-    while ! [ -e over ]; do sleep 0.01; done; echo end >>got";
+/// Notes every ^C, and ends when `over` exists. Nothing is forked between: a vfork's child that stops
+/// before its exec leaves its parent waiting, unstopped, under any wrapper or none.
+const COUNTING: &str = "mkfifo never; exec 9<>never; trap \"echo INT >>got\" INT; echo $$ >command; \
+    while ! [ -e over ]; do read -t 0.02 <&9; done; echo end >>got";
 
 #[test]
 fn r16_an_interrupt_from_the_terminal_arrives_once() {
     let stub = Stub::new(First::Granted);
     let mut terminal = Terminal::shell(&stub);
-    terminal.types(&format!("\"$WRAP\" sh -c '{COUNTING}'; echo status=$?\n"));
+    terminal.types(&format!("\"$WRAP\" bash -c '{COUNTING}'; echo status=$?\n"));
     written(&stub.path("command"));
     for presses in 1..=3 {
         terminal.types("\x03");
@@ -149,7 +150,7 @@ fn r16_an_interrupt_that_kills_the_command_is_130() {
 fn r16_a_stopped_command_is_a_stopped_job_and_goes_on_in_the_foreground() {
     let stub = Stub::new(First::Granted);
     let mut terminal = Terminal::shell(&stub);
-    terminal.types(&format!("\"$WRAP\" sh -c '{COUNTING}'; echo status=$?\n"));
+    terminal.types(&format!("\"$WRAP\" bash -c '{COUNTING}'; echo status=$?\n"));
     let command = pid_in(&stub.path("command"));
     // Fields 5 and 8: process group, and the terminal's foreground group.
     assert_eq!(stat(command, 5), stat(command, 8));

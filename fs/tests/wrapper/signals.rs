@@ -51,8 +51,8 @@ fn a_signal_to_the_front_that_kills_the_command_is_the_runs_death() {
 fn what_the_tree_sends_to_its_own_group_is_not_sent_back() {
     let stub = Stub::new(First::Granted);
     // A group of its own for the harness, or `kill 0` would be for this test too.
-    let script = format!("trap 'echo TERM >>got' TERM; kill 0; sleep 0.3; echo end >>got");
-    let mut command = stub.shell(&script);
+    let script = "trap 'echo TERM >>got' TERM; kill 0; sleep 0.3; echo end >>got";
+    let mut command = stub.shell(script);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut running = Running::start(piped(&mut command));
     assert_eq!(running.wait().code(), Some(0));

@@ -70,10 +70,10 @@ fn a_lingering_keeper_holds_no_pipe_and_no_directory() {
     let stub = Stub::new(First::Granted);
     let mut shell = std::process::Command::new("sh");
     // Both the output and descriptor 3 are the pipe that `cat` reads to its end.
-    let script = format!("\"$1\" sh -c \"$2\" 3>&1 | cat; echo done");
+    let script = "\"$1\" sh -c \"$2\" 3>&1 | cat; echo done";
     let daemon =
         "(setsid sh -c 'echo $$ >daemon; exec sleep 60' </dev/null >/dev/null 2>&1 3>&- &) ; echo out";
-    shell.args(["-c", &script, "sh"]).arg(crate::wrap()).arg(daemon);
+    shell.args(["-c", script, "sh"]).arg(crate::wrap()).arg(daemon);
     shell.env("KIN_HOME", stub.path("")).current_dir(stub.path(""));
     let output = Running::start(piped(&mut shell)).output();
     assert_eq!(text(&output.stdout), "out\ndone\n");
@@ -136,7 +136,7 @@ fn a_keeper_is_named_in_a_session_of_its_own_and_deaf_to_the_terminal() {
     let mut running = Running::start(piped(&mut stub.shell("echo $$ >command; exec sleep 60")));
     let (command, keeper) = (pid_in(&stub.path("command")), stub.keeper());
     let comm = std::fs::read_to_string(format!("/proc/{keeper}/comm")).unwrap();
-    assert_eq!(comm.trim(), kin_fs::run::KEEPER_COMM);
+    assert_eq!(comm.trim(), kin_broker::control::protocol::KEEPER_COMM);
     // Fields 5 and 6: process group and session.
     assert_eq!(stat(command, 5), stat(running.pid(), 5));
     assert_eq!(stat(command, 6), stat(running.pid(), 6));

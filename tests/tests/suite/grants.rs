@@ -111,6 +111,51 @@ fn survivors_of_a_killed_inner_keeper_do_not_fall_to_the_outer_grant() {
     assert_eq!(outer.child("fork").cat(&world.file(API)), Ok(world.value("api/key")));
 }
 
+/// Kills its keeper and, in the same breath, opens what only the outer grant has.
+const REGICIDE: &str = "
+import os, sys, time
+path, keeper = sys.argv[1], int(sys.argv[2])
+os.kill(keeper, 9)
+won, end = 0, time.monotonic() + 0.3
+while time.monotonic() < end:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        won += 1
+    except OSError:
+        pass
+print(won)
+";
+
+#[test]
+fn a_member_that_kills_its_inner_keeper_gains_nothing() {
+    let world = World::ready();
+    for _ in 0..5 {
+        let outer = world.member(&[]);
+        let inner = nested(&world, &outer, &["--only", DATABASE]);
+        let (path, keeper) = (world.file(API), world.keeper(1).to_string());
+        let line = ["/usr/bin/python3", "-c", REGICIDE, path.to_str().expect("a path in UTF-8"), &keeper];
+        let (code, won, errors) = inner.run(&line);
+        assert_eq!((code, String::from_utf8_lossy(&won).trim()), (0, "0"), "{errors}");
+        assert_eq!(outer.cat(&world.file(API)), Ok(world.value("api/key")));
+        drop(inner);
+        drop(outer);
+        eventually("the outer grant ends", SOON, || world.grants().is_empty());
+    }
+}
+
+#[test]
+fn a_tree_whose_broker_died_is_still_no_place_of_a_persons() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    world.crash();
+    world.kin(["list"]).run().exits(0);
+    assert_eq!(member.cat(&world.file(DATABASE)), Err(REFUSED));
+    for args in [&["reveal", "db/url", "--yes"][..], &["unlock"], &["run", "--", "true"]] {
+        let (code, errors) = inside(&member, args);
+        assert!(code == 5 && errors.contains("ended with its broker"), "{args:?}: {code}: {errors}");
+    }
+}
+
 #[test]
 fn a_nested_run_without_a_broker_starts_none() {
     let world = World::ready();
