@@ -6,6 +6,8 @@
 
 pub mod canary;
 mod daemon;
+#[cfg(test)]
+mod documents;
 mod ending;
 mod kin;
 pub mod mount;

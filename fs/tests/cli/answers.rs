@@ -136,9 +136,20 @@ fn doctor_names_the_broker_and_lists_every_check() {
     let home = Home::new();
     Scene::default().play(&home);
     let ran = home.run(&["doctor"]);
-    for name in
-        ["fuse device", "fusermount3", "directories", "kernel", "memory", "ptrace", "swap", "mount", "broker"]
-    {
+    let names = [
+        "fuse device",
+        "fusermount3",
+        "directories",
+        "kernel",
+        "memory",
+        "ptrace",
+        "swap",
+        "mount",
+        "broker",
+        "vault",
+        "keyring",
+    ];
+    for name in names {
         assert!(ran.text().contains(&format!("  {name}")), "{name}: {}", ran.text());
     }
     assert!(ran.text().contains("pid 4001, version "), "{}", ran.text());

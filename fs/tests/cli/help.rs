@@ -92,3 +92,35 @@ fn the_version_is_one_line() {
     let ran = Home::new().run(&["--version"]);
     assert_eq!(ran.text(), format!("kin {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+/// The command lines of a Markdown text: what stands in backticks, and behind a prompt, after `kin `.
+fn commands(text: &str) -> Vec<String> {
+    let quoted = text.split('`').skip(1).step_by(2).filter_map(|part| part.strip_prefix("kin "));
+    let typed = text.lines().filter_map(|line| line.strip_prefix("$ kin "));
+    let typed = typed.map(|line| line.split(" #").next().unwrap_or_default());
+    quoted.chain(typed).map(|line| line.replace(['[', ']', '|', '\\', ','], " ")).collect()
+}
+
+#[test]
+fn the_commands_of_the_readme_exist() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let commands = commands(&text);
+    let home = Home::new();
+    let page = |verbs: &[&str]| {
+        let ran = home.run(&[verbs, &["--help"]].concat());
+        assert_eq!(ran.code, 0, "kin {verbs:?}: {}", ran.stderr);
+        ran.text().to_owned()
+    };
+    for line in &commands {
+        let words: Vec<_> = line.split_whitespace().take_while(|word| *word != "--").collect();
+        let verbs = if words.starts_with(&["audit", "verify"]) { &words[..2] } else { &words[..1] };
+        let help = page(verbs);
+        for flag in words.iter().filter(|word| word.starts_with("--")) {
+            let known = help.split_whitespace().any(|word| word.trim_end_matches(',') == *flag);
+            assert!(known, "`kin {line}`: no {flag} in\n{help}");
+        }
+    }
+    for verb in VERBS.iter().filter(|verb| **verb != "keyring-agent") {
+        assert!(commands.iter().any(|line| line.starts_with(verb)), "README.md does not name kin {verb}");
+    }
+}

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{KeyMethod, Question, Status};
+use kin_broker::keys;
 use kin_broker::paths::{Directories, check_private};
 use kin_broker::sys::memory;
 use kin_broker::{Class, Result, describe};
@@ -100,18 +101,20 @@ pub(super) fn directories(directories: &Directories) -> Check {
 }
 
 /// `PIDFD_THREAD` came with Linux 6.9, `PIDFD_GET_INFO` with 6.13.
+const PIDFDS: (u32, u32) = (6, 13);
+
 pub(super) fn kernel() -> Check {
     const NAME: &str = "kernel";
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     match version(release) {
-        Some(version) if version >= (6, 13) => {
+        Some(version) if version >= PIDFDS => {
             Check::ok(NAME, format!("Linux {release} identifies processes by pidfd"))
         }
         Some(version) if version >= (5, 4) => Check::warn(
             NAME,
-            format!("Linux {release} identifies processes through /proc: as right, but slower"),
-            "Linux 6.13 or newer, where speed matters",
+            format!("Linux {release} identifies processes through /proc, which is right, but slower"),
+            "Linux 6.13 or newer, where that matters",
         ),
         _ => Check::fail(
             Class::Unreachable,
@@ -138,12 +141,18 @@ pub(super) fn proc_visible() -> Check {
         .next_back()
         .unwrap_or_default();
     let hidden = options.split(',').find_map(|option| option.strip_prefix("hidepid="));
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     match hidden {
         None | Some("0" | "off") => Check::ok(NAME, "processes can be seen"),
-        Some(level) => Check::warn(
+        // Root sees them (ptrace(2), PTRACE_MODE_READ), and pidfds need no look into /proc.
+        Some(_) if geteuid().is_root() || version(release.trim()) >= Some(PIDFDS) => {
+            Check::ok(NAME, "processes can be seen")
+        }
+        Some(level) => Check::fail(
+            Class::Unreachable,
             NAME,
-            format!("it is mounted with hidepid={level}: without pidfds readers are denied"),
-            "Linux 6.13 or newer, or mount /proc without hidepid",
+            format!("it is mounted with hidepid={level}, so this kernel cannot tell kin who reads"),
+            "mount /proc without hidepid, or use Linux 6.13 or newer",
         ),
     }
 }
@@ -178,8 +187,8 @@ pub(super) fn ptrace() -> Check {
         Ok(scope) => Check::ok(NAME, format!("ptrace_scope is {scope}")),
         Err(_) => Check::warn(
             NAME,
-            "there is no Yama: any program of yours can read the memory of the programs that read secrets",
-            "a kernel with the Yama security module",
+            "this kernel has no Yama: any program of yours can read the memory of the programs that read secrets",
+            "use a kernel with Yama where programs of yours are not to be trusted",
         ),
     }
 }
@@ -197,24 +206,22 @@ pub(super) fn swap() -> Check {
     }
 }
 
-/// Also says whether the vault's identity is in the keyring.
-pub(super) fn broker(client: Result<Client>) -> (Check, bool) {
+pub(super) fn broker(client: Result<Client>) -> Check {
     const NAME: &str = "broker";
     let status = client.and_then(|mut client| client.ask::<Status>(Question::Status));
     let status = match status {
         Ok(status) => status,
         Err(error) if connect::is_absent(&error) => {
-            return (Check::ok(NAME, "none runs; `kin run` starts it"), false);
+            return Check::ok(NAME, "none runs; `kin run` starts it");
         }
         Err(error) => {
             let fix = error.hint.unwrap_or_else(|| "kin stop, then try again".into());
-            return (Check::fail(error.class, NAME, error.message, fix), false);
+            return Check::fail(error.class, NAME, error.message, fix);
         }
     };
-    let uses_keyring = status.vault.key == Some(KeyMethod::Keyring);
     let (broker, ours) = (status.broker, env!("CARGO_PKG_VERSION"));
     let up = duration::brief(broker.uptime_s);
-    let check = if broker.version != ours {
+    if broker.version != ours {
         let message = format!("pid {} is version {}, this is {ours}", broker.pid, broker.version);
         Check::warn(NAME, message, "kin stop: the next run starts this version")
     } else if !status.mount.mounted {
@@ -222,18 +229,49 @@ pub(super) fn broker(client: Result<Client>) -> (Check, bool) {
         Check::fail(Class::Unreachable, NAME, message, "kin stop: the next run mounts again")
     } else {
         Check::ok(NAME, format!("pid {}, version {ours}, up {up}", broker.pid))
-    };
-    (check, uses_keyring)
+    }
 }
 
-/// Asks in a process of its own, because a keyring may wait for a person for ever.
-pub(super) fn keyring() -> Check {
+/// Also gives the place of its identity, where there is a vault.
+pub(super) fn vault(directories: &Directories) -> (Check, Option<KeyMethod>) {
+    const NAME: &str = "vault";
+    let method = match keys::method(directories) {
+        Ok(method) => method.filter(|_| directories.vault_file().symlink_metadata().is_ok()),
+        Err(error) => {
+            let fix = error.hint.unwrap_or_else(|| "put a copy of it back".into());
+            return (Check::fail(error.class, NAME, error.message, fix), None);
+        }
+    };
+    let check = match &method {
+        None => Check::ok(NAME, "there is none yet; `kin init` makes it"),
+        Some(KeyMethod::Keyring) => Check::ok(NAME, "its key is in the keyring"),
+        Some(KeyMethod::Passphrase) => Check::ok(NAME, "its key is behind a passphrase"),
+        Some(KeyMethod::KeyFile { path }) => match path.metadata() {
+            Ok(_) => Check::ok(NAME, format!("its key is in {}", path.display())),
+            Err(error) => {
+                let message = format!("its key file {}: {}", path.display(), describe(&error));
+                Check::fail(Class::Locked, NAME, message, "put a copy of the key file back")
+            }
+        },
+    };
+    (check, method)
+}
+
+/// Asks in a process of its own, because a keyring may wait for a person for ever. Where no vault `uses_it`
+/// an absent keyring breaks nothing.
+pub(super) fn keyring(uses_it: bool) -> Check {
     const NAME: &str = "keyring";
-    const FIX: &str = "start and unlock gnome-keyring, KeePassXC or KWallet in this session";
-    match probe(Path::new("/proc/self/exe")) {
-        Ok(true) => Check::ok(NAME, "the Secret Service answers"),
-        Ok(false) => Check::fail(Class::Locked, NAME, "the Secret Service does not answer", FIX),
-        Err(error) => Check::fail(Class::Locked, NAME, format!("could not ask: {}", describe(&error)), FIX),
+    let message = match probe(Path::new("/proc/self/exe")) {
+        Ok(true) => return Check::ok(NAME, "the Secret Service answers"),
+        Ok(false) => "the Secret Service does not answer".to_owned(),
+        Err(error) => format!("could not ask: {}", describe(&error)),
+    };
+    match uses_it {
+        true => {
+            let fix = "start and unlock gnome-keyring, KeePassXC or KWallet in this session";
+            Check::fail(Class::Locked, NAME, message, fix)
+        }
+        false => Check::warn(NAME, message, "none needed for a vault with a passphrase or a key file"),
     }
 }
 
@@ -288,6 +326,27 @@ mod tests {
         let check = directories(&dirs);
         assert_eq!((check.state, check.class), (State::Fail, Class::Unsafe));
         assert_eq!(check.fix, Some(format!("chmod 700 {}", dirs.runtime.display())));
+    }
+
+    #[test]
+    fn no_vault_is_no_fault_and_a_vault_without_its_key_file_is_one() {
+        let home = tempfile::tempdir().unwrap();
+        let directories = Directories::from_variables(&|name| {
+            (name == "KIN_HOME").then(|| home.path().as_os_str().to_owned())
+        })
+        .unwrap();
+        assert_eq!(vault(&directories).0.state, State::Ok);
+        let path = home.path().join("key");
+        let method = KeyMethod::KeyFile { path: path.clone() };
+        directories.create().unwrap();
+        keys::create(&directories, &method, None, None).unwrap();
+        fs::write(directories.vault_file(), "").unwrap();
+        let (check, told) = vault(&directories);
+        assert_eq!((check.state, told), (State::Ok, Some(method)));
+        fs::remove_file(&path).unwrap();
+        let check = vault(&directories).0;
+        assert_eq!((check.state, check.class), (State::Fail, Class::Locked));
+        assert!(check.message.contains(&path.display().to_string()), "{}", check.message);
     }
 
     #[test]

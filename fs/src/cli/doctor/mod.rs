@@ -5,6 +5,7 @@ mod mounts;
 
 use clap::Args;
 use kin_broker::control::Client;
+use kin_broker::control::protocol::KeyMethod;
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result};
 use serde::Serialize;
@@ -14,8 +15,8 @@ use super::{Format, connect};
 
 /// Check what kin needs of this machine, and say how to mend it
 ///
-/// Looks at /dev/fuse, fusermount3, the directories, the kernel, memory limits, ptrace, swap, the keyring,
-/// the mount and the broker. `warn` is something to know, `fail` something that does not work; the exit
+/// Looks at /dev/fuse, fusermount3, the directories, the kernel, memory limits, ptrace, swap, the mount,
+/// the broker, the vault and the keyring. `warn` is something to know, `fail` something that does not work; the exit
 /// code is 0 without a `fail`. It starts no broker.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -26,7 +27,7 @@ pub(super) struct Arguments {
     /// Clear a mount that a killed broker left, and make the runtime directory private; nothing else
     #[arg(long)]
     fix: bool,
-    /// Look at the keyring too where the vault does not use it
+    /// Look at the keyring also where the vault has its key elsewhere
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -95,10 +96,12 @@ fn look(directories: &Directories, client: Result<Client>, all: bool) -> Vec<Che
     ];
     let absent = client.as_ref().is_err_and(connect::is_absent);
     checks.push(mounts::stale(directories, absent));
-    let (broker, uses_keyring) = checks::broker(client);
-    checks.push(broker);
-    if uses_keyring || all {
-        checks.push(checks::keyring());
+    checks.push(checks::broker(client));
+    let (vault, key) = checks::vault(directories);
+    checks.push(vault);
+    let uses_keyring = key == Some(KeyMethod::Keyring);
+    if uses_keyring || key.is_none() || all {
+        checks.push(checks::keyring(uses_keyring));
     }
     checks
 }

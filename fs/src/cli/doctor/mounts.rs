@@ -19,7 +19,9 @@ use super::Check;
 pub(super) fn stale(directories: &Directories, broker_is_absent: bool) -> Check {
     const NAME: &str = "mount";
     let mounted = below(&directories.runtime);
-    let Some(first) = mounted.first() else { return Check::ok(NAME, "nothing is left of a killed broker") };
+    let Some(first) = mounted.first() else {
+        return Check::ok(NAME, "nothing is left over from a killed broker");
+    };
     let path = first.display();
     if !broker_is_absent {
         return Check::ok(NAME, format!("{path} is mounted"));

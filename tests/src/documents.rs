@@ -1,0 +1,90 @@
+//! Do the documents name tests that exist, and is no promise without one?
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+const DOCUMENTS: [&str; 3] = ["README.md", "SECURITY.md", "fs/SEMANTICS.md"];
+const ROOMS: [&str; 4] = ["policy", "broker", "fs", "tests"];
+
+fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
+}
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(checkout().join(name)).expect(name)
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Tests are named by sentences: at least four words.
+fn is_test_name(text: &str) -> bool {
+    text.split('_').count() >= 4
+        && text.split('_').all(|word| {
+            !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        })
+}
+
+fn tests_named_in(text: &str) -> Vec<&str> {
+    quoted(text).filter(|name| is_test_name(name)).collect()
+}
+
+/// The names of all functions in the sources of the rooms.
+fn functions() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut directories: Vec<PathBuf> = ROOMS.iter().map(|room| checkout().join(room)).collect();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).expect("a directory").flatten() {
+            let path = entry.path();
+            if entry.file_type().expect("a type").is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let source = std::fs::read_to_string(&path).expect("a source");
+                let lines = source.lines().filter_map(|line| line.trim_start().strip_prefix("fn "));
+                found.extend(lines.filter_map(|line| line.split_once('(')).map(|(name, _)| name.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let functions = functions();
+    for name in DOCUMENTS {
+        let text = document(name);
+        let absent: Vec<&str> =
+            tests_named_in(&text).into_iter().filter(|test| !functions.contains(*test)).collect();
+        assert!(absent.is_empty(), "{name} names tests that are not there: {absent:#?}");
+    }
+    assert!(tests_named_in(&document("SECURITY.md")).len() > 40);
+}
+
+#[test]
+fn every_claim_of_security_names_a_test() {
+    let text = document("SECURITY.md");
+    let (mut claims, mut in_claims) = (0, false);
+    for line in text.lines() {
+        in_claims = line.starts_with('|') && (in_claims || line == "| Claim | Tests |");
+        if !in_claims || line == "| Claim | Tests |" || line == "|---|---|" {
+            continue;
+        }
+        claims += 1;
+        let tests = line.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        assert!(!tests_named_in(tests).is_empty(), "no test shows: {line}");
+    }
+    assert!(claims > 20, "{claims} claims");
+}
+
+#[test]
+fn every_promise_of_the_mount_names_a_test() {
+    let text = document("fs/SEMANTICS.md");
+    let promises: Vec<&str> = text.split("\n- ").skip(1).collect();
+    assert!(promises.len() > 20);
+    for promise in promises {
+        let promise = promise.split("\n\n").next().unwrap_or_default();
+        assert!(!tests_named_in(promise).is_empty(), "no test shows: {promise}");
+    }
+}
