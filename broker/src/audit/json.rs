@@ -1,6 +1,5 @@
 //! How is text of any origin written, so that a line is JSON and harmless on a terminal?
 
-use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes of `2026-11-23T05:46:48.000000Z`, the form of every time in the record. It sorts as text.
@@ -170,8 +169,11 @@ impl Piece {
 
 /// Lower-case hexadecimal digits.
 pub(super) fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    for byte in bytes {
-        out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    for (pair, byte) in out[start..].chunks_exact_mut(2).zip(bytes) {
+        pair[0] = HEX[usize::from(byte >> 4)];
+        pair[1] = HEX[usize::from(byte & 15)];
     }
 }
 
@@ -193,9 +195,17 @@ pub(super) fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 }
 
 /// Decimal digits.
-pub(super) fn decimal(out: &mut Vec<u8>, number: u64) {
-    // A write to a vector does not fail.
-    let _ = write!(out, "{number}");
+pub(super) fn decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut text = [0; 20];
+    let mut start = text.len();
+    loop {
+        start -= 1;
+        text[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break out.extend_from_slice(&text[start..]);
+        }
+    }
 }
 
 /// RFC 3339, UTC, microseconds. Years beyond four digits are shown as the last moment of 9999.
@@ -303,6 +313,13 @@ mod tests {
             if let Ok(expected) = expected {
                 prop_assert_eq!(String::from_utf8(utc(time).to_vec()).unwrap(), expected);
             }
+        }
+
+        #[test]
+        fn numbers_agree_with_rust(number: u64, shift in 0u32..64) {
+            let mut out = Vec::new();
+            decimal(&mut out, number >> shift);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), (number >> shift).to_string());
         }
 
         #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use kin_policy::{
     Binding, DirectoryName, Ending, FileName, GrantId, Pid, Process, ProjectName, Reference, Tid,
 };
 
-use super::json::Members;
+use super::json::{self, Members};
 
 /// Ancestors that a record keeps; of the others it gives the number.
 const ANCESTORS: usize = 64;
@@ -401,8 +400,8 @@ fn write_grant_id(out: &mut Members<'_>, grant: Option<GrantId>) {
         None => out.null("grant"),
         Some(grant) => {
             out.raw("grant", b"\"");
-            // A write to a vector does not fail.
-            let _ = write!(out.0, "{grant}\"");
+            json::hex(out.0, grant.as_bytes());
+            out.0.push(b'"');
         }
     }
 }
