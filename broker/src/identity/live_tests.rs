@@ -101,7 +101,8 @@ const KEEPER: &str = "KIN_TEST_KEEPER";
 fn a_keeper_for_the_tests_here() {
     let Some(script) = std::env::var_os(KEEPER) else { return };
     nix::sys::prctl::set_child_subreaper(true).unwrap();
-    Command::new("sh").arg("-c").arg(script).spawn().unwrap();
+    Command::new("sh").arg("-c").arg(script).status().unwrap();
+    // Its orphans.
     while waitpid(None, None).is_ok() {}
 }
 
