@@ -1,7 +1,7 @@
 //! Who is asking, and from whom does it descend?
 //!
 //! [`Identifier::identify`] turns the thread id of a request into a [`Known`] reader: its thread group pinned
-//! by a pidfd, and every ancestor up to the innermost root, proven as [`walk`] explains. What was proven for
+//! by a pidfd, and every ancestor up to the innermost root, proven as `walk.rs` explains. What was proven for
 //! readers inside a tree is remembered, which is sound because:
 //!
 //! - A hit asks whether the pinned process lives and still has the thread. While it lives its number is its
@@ -18,6 +18,7 @@
 mod cache;
 mod known;
 mod pidfd;
+mod pinned;
 mod procfs;
 mod table;
 mod tree;
@@ -31,6 +32,7 @@ use kin_policy::{Lineage, Pid, Process, Tid, Unidentified};
 use nix::sys::resource::{Resource, getrlimit};
 
 use cache::Cache;
+use pinned::Pinned;
 use walk::{Ascent, Walk};
 
 use crate::Result;
@@ -51,6 +53,7 @@ pub trait Roots {
 pub struct Identifier {
     table: Box<dyn ProcessTable>,
     cache: Cache,
+    pinned: Pinned,
 }
 
 impl Identifier {
@@ -58,7 +61,7 @@ impl Identifier {
     pub const CAPACITY: usize = 1024;
 
     /// Remembers at most `capacity` readers, and at most an eighth of the soft RLIMIT_NOFILE: a reader takes
-    /// two descriptors, three where it shares its root's with nobody.
+    /// two descriptors, and for every four readers there is one more for an ancestor.
     ///
     /// # Errors
     /// `kernel_too_old` where the kernel lacks what `choice` needs.
@@ -69,7 +72,9 @@ impl Identifier {
     }
 
     fn with_table(table: Box<dyn ProcessTable>, capacity: usize) -> Self {
-        Self { table, cache: Cache::new(NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN)) }
+        let at_least_one = |capacity| NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
+        let cache = Cache::new(at_least_one(capacity));
+        Self { table, cache, pinned: Pinned::new(at_least_one(capacity / 4)) }
     }
 
     /// Which process table it goes by: `pidfd` or `procfs`.
@@ -159,7 +164,8 @@ impl Identifier {
             let known = self.cache.get(Tid::new(pid.get())?)?;
             (known.lineage().process.pid == pid && known.is_alive()).then_some(known)
         };
-        Walk { table: &*self.table, roots, known: &known }.ascend(held)
+        let open = |pid: Pid| self.pinned.open(&*self.table, pid);
+        Walk { table: &*self.table, roots, known: &known, open: &open }.ascend(held)
     }
 
     /// Whether the thread's number is still a thread's of that process, and reader and root live. The poll

@@ -253,6 +253,38 @@ fn a_reused_thread_or_process_number_cannot_hit() {
 }
 
 #[test]
+fn a_thread_number_that_becomes_a_process_is_not_taken_for_its_old_group() {
+    let (fake, identifier, grants) = house(true);
+    fake.with(|world| world.add_thread(READER, 4321));
+    identifier.identify(4321, &grants).unwrap();
+    fake.with(|world| {
+        world.end_thread(READER, 4321);
+        world.spawn(4321, 1);
+        world.spawn(900, 4321);
+    });
+    assert_eq!(ancestors(&identifier, 900, &grants), Ok(vec![4321, 1]));
+}
+
+#[test]
+fn an_outsiders_ancestors_are_pinned_once() {
+    let (fake, identifier, grants) = house(true);
+    fake.chain(&[500, 501, 502]);
+    let opened =
+        || fake.with(|world| world.calls.drain(..).filter(|call| matches!(call, Call::Open(_))).count());
+    assert_eq!(ancestors(&identifier, 502, &grants), Ok(vec![501, 500, 1]));
+    assert_eq!(opened(), 4);
+    assert_eq!(ancestors(&identifier, 502, &grants), Ok(vec![501, 500, 1]));
+    assert_eq!(opened(), 1, "the reader alone");
+    fake.with(|world| {
+        world.kill(501);
+        world.spawn(501, SHELL);
+        world.spawn(503, 501);
+    });
+    assert_eq!(ancestors(&identifier, 503, &grants), Ok(vec![501, SHELL, KEEPER]));
+    assert_eq!(ancestors(&identifier, 502, &grants), Ok(vec![1]));
+}
+
+#[test]
 fn a_fresh_process_below_a_known_shell_costs_two_questions_more_than_itself() {
     let (fake, identifier, grants) = house(true);
     identifier.identify(READER, &grants).unwrap();
@@ -356,13 +388,16 @@ fn the_cache_is_bounded_in_entries_and_in_ancestors() {
     }
     assert_eq!(identifier.known(), 8);
     let identifier = Identifier::with_table(Box::new(fake.clone()), 1024);
-    let deep: Vec<u32> = (10_000..10_000 + 8000).collect();
+    let deep: Vec<u32> = (10_000..10_000 + 2000).collect();
     fake.with(|world| world.spawn(deep[0], KEEPER));
     for pair in deep.windows(2) {
         fake.with(|world| world.spawn(pair[1], pair[0]));
     }
-    identifier.identify(*deep.last().unwrap(), &grants).unwrap();
-    assert_eq!(identifier.known(), 16, "of 17 that name 8000 ancestors each");
+    for tid in deep.iter().rev().step_by(20).take(10) {
+        identifier.identify(*tid, &grants).unwrap();
+    }
+    // Of 170 readers with 1,800 to 2,000 ancestors each.
+    assert!((65..=73).contains(&identifier.known()), "{}", identifier.known());
     identifier.forget_all();
     identifier.identify(1000, &grants).unwrap();
     assert_eq!(identifier.known(), 1);

@@ -24,8 +24,9 @@ use super::table::{Absent, Held, ProcessTable};
 /// How often a walk starts over before it gives up. Each start needs another ancestor to have exited
 /// under the walk.
 const ATTEMPTS: usize = 64;
-/// How many ancestors a walk follows.
-pub(super) const DEPTH: usize = 8192;
+/// How many ancestors a walk follows: a decision has to be there within 100 ms, and a step through /proc
+/// takes about 30 µs.
+pub(super) const DEPTH: usize = 2048;
 /// How many of the nearest ancestors are handed back pinned, to be remembered as readers of their own.
 const NEAREST: usize = 16;
 
@@ -46,6 +47,8 @@ pub(super) struct Walk<'a> {
     pub(super) roots: &'a dyn Roots,
     /// The living group leader of that number, where its own way up to a root is known already.
     pub(super) known: &'a dyn Fn(Pid) -> Option<Arc<Known>>,
+    /// The living thread group of that number, pinned.
+    pub(super) open: &'a dyn Fn(Pid) -> Result<Arc<Held>, Absent>,
 }
 
 enum Halt {
@@ -114,7 +117,7 @@ impl Walk<'_> {
             let root = self.roots.is_root(&known.identity());
             return Ok(if root { Above::Root(Arc::clone(known.held())) } else { Above::Known(known) });
         }
-        let held = Arc::new(self.table.open(pid).map_err(halt)?);
+        let held = (self.open)(pid).map_err(halt)?;
         if self.roots.is_root(&held.identity()) {
             return Ok(Above::Root(held));
         }

@@ -1,3 +1,4 @@
+//! Descriptors of real processes.
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::process::ExitStatusExt;
