@@ -81,19 +81,7 @@ enum State {
 impl Keeper {
     /// From the question for a grant to a command that runs.
     fn start(start: &Start, link: &UnixStream) -> Result<Self, NoKeeper> {
-        let fault = |what: &'static str| move |error: Errno| Error::internal(what, error);
-        let ignores_children = child::is_ignored(libc::SIGCHLD);
-        // Ignored, it would make the kernel reap the command, and its status would be lost (waitpid(2)).
-        child::set_default(libc::SIGCHLD);
-        prctl::set_child_subreaper(true).map_err(fault("become a subreaper"))?;
-        let name = CString::new(KEEPER_COMM).map_err(|error| Error::internal("name the keeper", error))?;
-        prctl::set_name(&name).map_err(fault("name the keeper"))?;
-        let mut awaited = SigSet::empty();
-        awaited.add(Signal::SIGCHLD);
-        awaited.add(Signal::SIGTERM);
-        awaited.thread_block().map_err(fault("block signals"))?;
-        let signals = Signals::of(&awaited).map_err(fault("make a signal descriptor"))?;
-
+        let (signals, ignores_children) = become_keeper()?;
         let (mut broker, granted) = ask_for_grant(start, link)?;
         let command = match spawn(start, &granted, ignores_children) {
             Ok(command) => command,
@@ -242,6 +230,23 @@ impl Keeper {
 enum Left {
     Somebody,
     Nobody,
+}
+
+/// Makes this process a keeper: its signals, and whether the front was started with SIGCHLD ignored.
+fn become_keeper() -> Result<(Signals, bool)> {
+    let fault = |what: &'static str| move |error: Errno| Error::internal(what, error);
+    let ignores_children = child::is_ignored(libc::SIGCHLD);
+    // Ignored, it would make the kernel reap the command, and its status would be lost (waitpid(2)).
+    child::set_default(libc::SIGCHLD);
+    prctl::set_child_subreaper(true).map_err(fault("become a subreaper"))?;
+    let name = CString::new(KEEPER_COMM).map_err(|error| Error::internal("name the keeper", error))?;
+    prctl::set_name(&name).map_err(fault("name the keeper"))?;
+    let mut awaited = SigSet::empty();
+    awaited.add(Signal::SIGCHLD);
+    awaited.add(Signal::SIGTERM);
+    awaited.thread_block().map_err(fault("block signals"))?;
+    let signals = Signals::of(&awaited).map_err(fault("make a signal descriptor"))?;
+    Ok((signals, ignores_children))
 }
 
 /// Connects as itself, because the broker takes the process that asks for the grant's root, and asks.

@@ -1,7 +1,9 @@
 //! Which signals are the command's, and does it have them already?
 //!
 //! The terminal signals its whole foreground group, so the command, which is in the front's group, has
-//! what the front has. What a process sent to the front alone has to be passed on.
+//! what the front has. What a process sent to the front alone has to be passed on. The kernel does not
+//! say whether a process sent a signal to the front or to the whole group: it is passed on then too, for
+//! twice is better than never.
 
 use std::os::fd::{AsFd, BorrowedFd};
 

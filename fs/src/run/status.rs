@@ -30,7 +30,7 @@ impl Ended {
 pub(super) fn of_failed_start(program: &OsStr, error: &io::Error) -> (i32, String) {
     let name = escaped(program, usize::MAX);
     let code = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT) if !program.as_encoded_bytes().contains(&b'/') => {
+        Some(Errno::ENOENT | Errno::EACCES) if is_nowhere(program) => {
             return (127, format!("error: {name}: command not found"));
         }
         Some(Errno::ENOENT) => 127,
@@ -38,6 +38,14 @@ pub(super) fn of_failed_start(program: &OsStr, error: &io::Error) -> (i32, Strin
         Some(_) => 126,
     };
     (code, format!("error: could not run {name}: {}", describe(error)))
+}
+
+/// Whether it was to be looked for and no directory of PATH has it. execvp(3) says EACCES of a directory
+/// that it may not search, though nothing was found.
+fn is_nowhere(program: &OsStr) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = || std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    !program.as_encoded_bytes().contains(&b'/') && !found()
 }
 
 /// The most arguments of a command, and the most characters of one, that `kin status` is told.
@@ -74,7 +82,8 @@ mod tests {
         let code = |program: &str, errno: Errno| {
             of_failed_start(program.as_ref(), &io::Error::from_raw_os_error(errno as i32)).0
         };
-        assert_eq!(code("nothing", Errno::ENOENT), 127);
+        assert_eq!(code("no-such-program", Errno::ENOENT), 127);
+        assert_eq!(code("no-such-program", Errno::EACCES), 127);
         assert_eq!(code("./nothing", Errno::ENOENT), 127);
         assert_eq!(code("/", Errno::EACCES), 126);
         assert_eq!(code("x", Errno::ENOEXEC), 126);

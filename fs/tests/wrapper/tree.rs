@@ -65,6 +65,17 @@ fn an_empty_tree_has_ended_its_grant_when_the_front_returns() {
     }
 }
 
+/// What root sees in `/proc/PID`; nobody else sees it of a process that is not dumpable.
+fn assert_points_to(pid: u32, link: &str, target: &str) {
+    match std::fs::read_link(format!("/proc/{pid}/{link}")) {
+        Ok(found) => assert_eq!(found, std::path::Path::new(target)),
+        Err(error) => {
+            assert!(!nix::unistd::geteuid().is_root(), "{link}: {error}");
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        }
+    }
+}
+
 #[test]
 fn a_lingering_keeper_holds_no_pipe_and_no_directory() {
     let stub = Stub::new(First::Granted);
@@ -79,11 +90,9 @@ fn a_lingering_keeper_holds_no_pipe_and_no_directory() {
     assert_eq!(text(&output.stdout), "out\ndone\n");
     let keeper = stub.keeper();
     assert!(lives(keeper));
-    let cwd = std::fs::read_link(format!("/proc/{keeper}/cwd")).unwrap();
-    assert_eq!(cwd, std::path::Path::new("/"));
-    for number in 0..3 {
-        let target = std::fs::read_link(format!("/proc/{keeper}/fd/{number}")).unwrap();
-        assert_eq!(target, std::path::Path::new("/dev/null"));
+    assert_points_to(keeper, "cwd", "/");
+    for number in ["0", "1", "2"] {
+        assert_points_to(keeper, &format!("fd/{number}"), "/dev/null");
     }
     send(pid_in(&stub.path("daemon")), Signal::SIGKILL);
     stub.finish();

@@ -1,9 +1,10 @@
 //! What is left after a crash, a signal, or without FUSE? Crash and fault.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kin_tests::{Actor, World, binary, mount, process, record};
+use kin_tests::{Actor, World, binary, eventually, mount, process, record};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -82,6 +83,84 @@ fn x08_signals_stop_the_broker_cleanly_with_handles_open() {
         assert!(!world.path("kin/run/socket").exists(), "{signal}");
         let records = world.audit();
         assert_eq!(record::of(&records, "broker.stop").len(), 2, "{signal}: {records:#?}");
+    }
+}
+
+#[test]
+fn a_mount_that_somebody_took_down_comes_back_and_is_recorded() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    mount::clear(&world.mountpoint());
+    let there = || member.cat(&world.file(DATABASE)) == Ok(database(&world));
+    eventually("the mount is back", Duration::from_secs(1), there);
+    assert_eq!(record::of(&world.audit(), "mount.lost").len(), 1);
+    assert_eq!(mount::mounts_on(&world.mountpoint()).len(), 1);
+}
+
+#[test]
+fn a_broker_that_nobody_can_reach_ends() {
+    let world = World::ready();
+    let broker = world.broker();
+    std::fs::remove_file(world.path("kin/run/socket")).expect("the socket");
+    eventually("the broker ends", Duration::from_secs(5), || !broker.is_alive());
+    assert!(mount::mounts_on(&world.mountpoint()).is_empty());
+}
+
+mod needs_root {
+    use super::*;
+
+    /// A disk of its own, which can be frozen: every write to it then waits, in the kernel, for ever.
+    struct Disk<'w>(&'w std::path::Path);
+
+    impl Disk<'_> {
+        fn freeze(&self, how: &str) {
+            let status = Command::new("fsfreeze").arg(how).arg(self.0).status();
+            assert!(status.is_ok_and(|status| status.success()), "fsfreeze {how}");
+        }
+    }
+
+    impl Drop for Disk<'_> {
+        fn drop(&mut self) {
+            let _ = Command::new("fsfreeze").arg("-u").arg(self.0).stderr(Stdio::null()).status();
+            let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        }
+    }
+
+    #[test]
+    fn x07_a_log_that_hangs_refuses_opens_in_time_and_nothing_else() {
+        kin_tests::needs_root();
+        let world = World::new();
+        let (image, state) = (world.path("image"), world.path("kin/state"));
+        std::fs::create_dir(&state).expect("a directory");
+        let script = "truncate -s 16M \"$1\" && mkfs.ext4 -q \"$1\" && mount -o loop \"$1\" \"$2\" && chmod 0700 \"$2\"";
+        let made = Command::new("sh").args(["-ec", script, "sh"]).args([&image, &state]).status();
+        assert!(made.is_ok_and(|status| status.success()), "a disk of its own");
+        let disk = Disk(&state);
+        let world = world.initialised();
+        world.secret("db/url");
+        world.manifest("schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = \"db/url\"\n");
+        world.trust();
+        let (stuck, other, reader) = (world.member(&[]), world.member(&[]), world.member(&[]));
+        let fd = reader.open(&world.file(DATABASE)).expect("open");
+        disk.freeze("-f");
+        let start = Instant::now();
+        let file = world.file(DATABASE);
+        let first = std::thread::spawn(move || (stuck.cat(&file), stuck));
+        // While one request hangs in the kernel, others go on, and what needs the record is refused soon.
+        assert_eq!(reader.pread(fd, 100, 0), Ok(database(&world)));
+        assert_eq!(other.cat(&world.file(DATABASE)), Err(Errno::EIO));
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        let (answer, stuck) = first.join().expect("no panic");
+        assert_eq!(answer, Err(Errno::EIO));
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+        disk.freeze("-u");
+        let works = || stuck.cat(&world.file(DATABASE)) == Ok(database(&world));
+        eventually("opens work again", Duration::from_secs(5), works);
+        world.kin(["audit", "verify"]).run().exits(0);
+        drop((stuck, other, reader));
+        world.kin(["stop"]).run().exits(0);
+        drop(disk);
     }
 }
 
