@@ -271,7 +271,10 @@ pub(super) fn keyring(uses_it: bool) -> Check {
             let fix = "start and unlock gnome-keyring, KeePassXC or KWallet in this session";
             Check::fail(Class::Locked, NAME, message, fix)
         }
-        false => Check::warn(NAME, message, "none needed for a vault with a passphrase or a key file"),
+        false => {
+            let fix = "start and unlock gnome-keyring, KeePassXC or KWallet, or use a passphrase";
+            Check::warn(NAME, format!("{message}, so no vault can have its key there"), fix)
+        }
     }
 }
 
