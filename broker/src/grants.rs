@@ -35,6 +35,7 @@ pub struct LiveGrant {
     ended: OnceLock<Ending>,
     opens: AtomicU64,
     deliveries: Mutex<HashMap<u64, Weak<Delivery>>>,
+    has_inner: AtomicBool,
     inner: Mutex<Vec<Weak<LiveGrant>>>,
 }
 
@@ -62,6 +63,7 @@ impl LiveGrant {
             ended: OnceLock::new(),
             opens: AtomicU64::new(0),
             deliveries: Mutex::new(HashMap::new()),
+            has_inner: AtomicBool::new(false),
             inner: Mutex::new(Vec::new()),
         }
     }
@@ -71,6 +73,7 @@ impl LiveGrant {
         let mut list = self.inner.lock();
         list.retain(|weak| weak.strong_count() > 0);
         list.push(Arc::downgrade(inner));
+        self.has_inner.store(true, Ordering::Release);
     }
 
     /// The grants that were made directly inside this one's tree and still stand.
@@ -151,6 +154,9 @@ impl LiveGrant {
 
     /// Whether an inner keeper is gone and the warden has not seen to it yet: its survivors hang here now.
     fn has_lost_a_keeper(&self) -> bool {
+        if !self.has_inner.load(Ordering::Acquire) {
+            return false;
+        }
         let inner = self.inner.lock();
         let lost = |inner: Arc<LiveGrant>| inner.may_have_survivors() && !inner.keeper.is_alive();
         inner.iter().filter_map(Weak::upgrade).any(lost)

@@ -1,6 +1,8 @@
-//! Names are parsed once; after that a name is known to be good.
+//! Names are parsed once; after that a name is known to be good, and cheap to hand on.
 
 use core::fmt;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// Why a name was refused. The text names the rule, never more of the input than a short, escaped piece.
@@ -34,7 +36,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Parses the name.
@@ -44,7 +46,7 @@ macro_rules! name {
             pub fn new(text: impl Into<String>) -> Result<Self, BadName> {
                 let text = text.into();
                 match $check(&text) {
-                    Ok(()) => Ok(Self(text)),
+                    Ok(()) => Ok(Self(text.into())),
                     Err(rule) => Err(BadName::new($what, rule, &text)),
                 }
             }
@@ -71,7 +73,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 
