@@ -170,10 +170,9 @@ impl Broker {
         file: Option<&FileName>,
         op: Op,
     ) -> Result<(Arc<LiveGrant>, Permit), Refusal> {
-        let mut judged = self.judge(caller, action, project, file);
-        let live = judged.live.take();
+        let judged = self.judge(caller, action, project, file);
         let permit = self.permit_of(&judged, caller, project, file, op)?;
-        live.map(|live| (live, permit)).ok_or(Refusal::Broken)
+        judged.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
     }
 
     fn judge(

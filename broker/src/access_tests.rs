@@ -163,7 +163,28 @@ fn an_open_handle_stops_reading_when_its_grant_ends() {
         assert!(delivery.reading().is_none(), "the value is wiped");
         assert_eq!(house.open(tree.leaf, "DB"), Err(revoked));
         assert_eq!((house.events("grant.revoke"), house.events("read.deny")), (1, 1));
+        let (id, mut named) = (live.grant.id.to_string(), 0);
+        audit::query(
+            &house.broker.directories.state,
+            &audit::Filter { denied: true, ..Default::default() },
+            |record| {
+                named += usize::from(record.grant().as_deref() == Some(&id));
+            },
+        )
+        .unwrap();
+        assert_eq!(named, 2, "the denials name the grant that decided")
     }
+}
+
+#[test]
+fn a_delivery_that_comes_after_the_withdrawal_is_wiped_at_once() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let live = house.grant(&tree, None).unwrap();
+    house.broker.withdraw(&live, Ending::Revoked);
+    let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DB").unwrap());
+    let late = Delivery::new(live, project, file, Plaintext::copy_of(VALUE));
+    assert!(late.reading().is_none());
 }
 
 #[test]

@@ -167,11 +167,17 @@ impl LiveGrant {
         self.opens.load(Ordering::Relaxed)
     }
 
-    /// Remembers a delivery, so that withdrawal can wipe it.
+    /// Remembers a delivery, so that withdrawal can wipe it; one that comes after a withdrawal is wiped at
+    /// once.
     pub fn delivered(&self, delivery: &Arc<Delivery>) {
         let number = self.opens.fetch_add(1, Ordering::Relaxed);
         delivery.numbered(number);
         self.deliveries.lock().insert(number, Arc::downgrade(delivery));
+        // A withdrawal sets this before it collects what to wipe: it has either found this delivery, or is
+        // seen here.
+        if self.ended.get().is_some() {
+            delivery.wipe();
+        }
     }
 
     /// Forgets a delivery that was closed.

@@ -18,6 +18,16 @@ pub fn is_mounted(path: &Path) -> bool {
     fuse_mounts_at(path) > 0
 }
 
+/// How much of others' processes `/proc` hides from users (its option `hidepid`, proc(5)); `None` where it
+/// hides nothing.
+pub fn hidepid() -> Option<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let proc = table.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc"))?;
+    let options = proc.rsplit(' ').next()?;
+    let level = options.split(',').find_map(|option| option.strip_prefix("hidepid="))?;
+    (!matches!(level, "0" | "off")).then(|| level.to_owned())
+}
+
 /// `path` with its parent resolved: resolving the path itself would ask the mount.
 fn canonical_parent(path: &Path) -> PathBuf {
     match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {

@@ -137,18 +137,35 @@ impl Choice {
     /// The table that this choice stands for on the running kernel.
     ///
     /// # Errors
-    /// `kernel_too_old` where the kernel lacks what it needs.
+    /// `kernel_too_old` where the kernel lacks what it needs; `proc_hidden` where it is `/proc`, and that
+    /// hides processes.
     pub fn table(self) -> Result<Box<dyn ProcessTable>> {
         let kernel = pidfd::capabilities();
         let complete = kernel.open && kernel.thread && kernel.inode && kernel.info;
         match self {
             Self::Auto | Self::Pidfd if complete => Ok(Box::new(PidfdTable)),
-            Self::Auto | Self::Procfs if kernel.open => Ok(Box::new(ProcfsTable)),
+            Self::Auto | Self::Procfs if kernel.open => {
+                refuse_hidden_processes()?;
+                Ok(Box::new(ProcfsTable))
+            }
             Self::Pidfd => {
                 Err(too_old("PIDFD_GET_INFO", "Linux 6.13 or newer has it; procfs works from 5.3"))
             }
             Self::Auto | Self::Procfs => Err(too_old("pidfd_open", "Linux 5.3 or newer has it")),
         }
+    }
+}
+
+/// With hidepid a user sees no process that is not dumpable, so no keeper and no client of ours: nobody
+/// could be identified, and a broker that refuses everybody is worse than none.
+fn refuse_hidden_processes() -> Result<()> {
+    match crate::mounts::hidepid() {
+        Some(level) if !nix::unistd::geteuid().is_root() => {
+            let message = format!("/proc is mounted with hidepid={level}, so nobody could be identified");
+            Err(Error::new(Class::Unreachable, "proc_hidden", message)
+                .hint("mount /proc without hidepid, or use Linux 6.13 or newer"))
+        }
+        _ => Ok(()),
     }
 }
 

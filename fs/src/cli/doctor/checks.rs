@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{KeyMethod, Question, Status};
 use kin_broker::keys;
+use kin_broker::mounts;
 use kin_broker::paths::{Directories, check_private};
 use kin_broker::sys::memory;
 use kin_broker::{Class, Result, describe};
@@ -133,17 +134,9 @@ fn version(release: &str) -> Option<(u32, u32)> {
 /// With hidepid (proc(5)) other processes cannot be looked at, which the way through /proc needs.
 pub(super) fn proc_visible() -> Check {
     const NAME: &str = "/proc";
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let options = mounts
-        .lines()
-        .filter(|line| line.split(' ').nth(4) == Some("/proc"))
-        .filter_map(|line| line.rsplit(' ').next())
-        .next_back()
-        .unwrap_or_default();
-    let hidden = options.split(',').find_map(|option| option.strip_prefix("hidepid="));
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    match hidden {
-        None | Some("0" | "off") => Check::ok(NAME, "processes can be seen"),
+    match mounts::hidepid() {
+        None => Check::ok(NAME, "processes can be seen"),
         // Root sees them (ptrace(2), PTRACE_MODE_READ), and pidfds need no look into /proc.
         Some(_) if geteuid().is_root() || version(release.trim()) >= Some(PIDFDS) => {
             Check::ok(NAME, "processes can be seen")

@@ -128,6 +128,24 @@ mod needs_root {
     }
 
     #[test]
+    fn a18_where_proc_hides_processes_and_is_needed_no_broker_starts() {
+        kin_tests::needs_root();
+        let script = "mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid=65534 --regid=65534 \
+            --clear-groups -- env -i PATH=/usr/bin:/bin KIN_HOME=$2 KIN_IDENTITY=procfs \"$1\" daemon --json";
+        let place = tempfile::Builder::new().prefix("kin").tempdir_in("/tmp").expect("a directory");
+        let home = place.path().join("home");
+        std::fs::create_dir(&home).expect("a directory");
+        std::os::unix::fs::chown(&home, Some(65534), Some(65534)).expect("chown");
+        std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)).expect("chmod");
+        let mut staged = Command::new("unshare");
+        staged.args(["--mount", "--propagation", "private", "--", "sh", "-ec", script, "sh"]);
+        let output = staged.arg(binary()).arg(&home).output().expect("unshare");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(6) && said.contains("proc_hidden"), "{output:?}");
+    }
+
+    #[test]
     fn x07_a_log_that_hangs_refuses_opens_in_time_and_nothing_else() {
         kin_tests::needs_root();
         let world = World::new();
