@@ -187,8 +187,9 @@ fn check_reference(text: &str) -> Result<(), &'static str> {
     })
 }
 
-/// Control characters, and the format characters that reorder or hide text on a terminal.
-fn unprintable(c: char) -> bool {
+/// Control characters (C0, DEL, C1), line and paragraph separators, and the format characters that reorder
+/// or hide text on a terminal.
+pub fn unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use comfy_table::{ContentArrangement, Table, presets};
 use kin_broker::sys::standard::{die_by_sigpipe, stdout_was_closed};
 use kin_broker::{Error, Result};
+use kin_policy::unprintable;
 use serde::Serialize;
 
 /// Writes to standard output. A pipe that nobody reads any more ends the process by SIGPIPE.
@@ -134,13 +135,6 @@ pub(super) fn printable_bytes(bytes: &[u8]) -> String {
 /// As [`printable`], for a path.
 pub(super) fn printable_path(path: &std::path::Path) -> String {
     printable_bytes(path.as_os_str().as_encoded_bytes())
-}
-
-/// Controls (C0, DEL, C1), line and paragraph separators, and the format characters that reorder or hide.
-fn unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A table without borders, as wide as the terminal at most; each cell is made printable.

@@ -61,7 +61,7 @@ fn escaped(text: &OsStr, most: usize) -> String {
     let mut escaped = String::with_capacity(text.len().min(most));
     for c in text.chars().take(most) {
         // Only what would disturb a terminal; quotes and letters of any script stay as they are.
-        if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if kin_policy::unprintable(c) {
             escaped.extend(c.escape_default());
         } else {
             escaped.push(c);
