@@ -138,8 +138,6 @@ fn config() -> Config {
     ];
     config.acl = SessionACL::Owner;
     config.n_threads = Some(THREADS);
-    // A queue of its own for each thread: less to contend for.
-    config.clone_fd = true;
     config
 }
 

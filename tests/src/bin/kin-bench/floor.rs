@@ -70,7 +70,6 @@ pub(crate) fn serve(mountpoint: &Path) -> Result<()> {
         MountOption::NoExec,
     ];
     config.n_threads = Some(2);
-    config.clone_fd = true;
     let session = fuser::spawn_mount(Bare, mountpoint, &config)
         .map_err(|error| format!("mount the floor at {}: {error}", mountpoint.display()))?;
     println!("ready");
