@@ -1,12 +1,14 @@
 //! What is known of one reader: its lineage, proven once, and its program, read afresh each time.
 
 use std::fs::File;
-use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use kin_policy::{Lineage, Process, Tid};
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::Mode;
 
 use super::table::{Held, Identity};
 use crate::audit::Ancestry;
@@ -22,7 +24,25 @@ pub struct Known {
     root: Option<Arc<Held>>,
     lineage: Lineage,
     ancestry: OnceLock<Ancestry>,
-    comm: OnceLock<Option<File>>,
+    window: OnceLock<Option<Window>>,
+}
+
+/// A thread's directory in `/proc` and its `comm`, held open.
+#[derive(Debug)]
+struct Window {
+    directory: OwnedFd,
+    comm: File,
+}
+
+impl Window {
+    /// `None` where the thread is gone (ESRCH on its `comm`).
+    fn look(&self) -> Option<Program> {
+        let exe = readlinkat(&self.directory, "exe").ok().map(PathBuf::from);
+        let mut comm = [0; COMM];
+        let length = self.comm.read_at(&mut comm, 0).ok()?;
+        let comm = comm.get(..length)?;
+        Some(Program { exe, comm: comm.strip_suffix(b"\n").unwrap_or(comm).to_vec() })
+    }
 }
 
 /// What a thread runs at the moment of asking.
@@ -38,7 +58,7 @@ pub struct Program {
 impl Known {
     pub(super) fn new(tid: Tid, held: Arc<Held>, ancestors: Vec<Process>, root: Option<Arc<Held>>) -> Self {
         let lineage = Lineage { tid, process: held.process(), ancestors };
-        Self { held, root, lineage, ancestry: OnceLock::new(), comm: OnceLock::new() }
+        Self { held, root, lineage, ancestry: OnceLock::new(), window: OnceLock::new() }
     }
 
     /// Thread, thread group and ancestors; the last one is the root where there is one.
@@ -70,30 +90,23 @@ impl Known {
     }
 
     /// What the thread runs now. Both parts are read at every call, because a thread that is known stays
-    /// known across an exec; where it ended meanwhile, both are empty. About 6 µs.
+    /// known across an exec; where it ended meanwhile, both are empty. About 4 µs.
     pub fn program(&self) -> Program {
-        let exe = std::fs::read_link(format!("/proc/{}/exe", self.lineage.tid)).ok();
-        let comm = self.comm().unwrap_or_default();
-        if self.is_there() { Program { exe, comm } } else { Program::default() }
+        match self.window.get_or_init(|| self.open_window()) {
+            // The held one may be of an earlier thread of this group with this number: then it is closed.
+            Some(window) => window.look().or_else(|| self.open_window()?.look()),
+            None => self.open_window().and_then(|window| window.look()),
+        }
+        .unwrap_or_default()
     }
 
-    fn comm(&self) -> io::Result<Vec<u8>> {
-        let path = || format!("/proc/{}/comm", self.lineage.tid);
-        let held = self.comm.get_or_init(|| {
-            let file = File::open(path()).ok()?;
-            self.is_there().then_some(file)
-        });
-        let mut comm = vec![0; COMM];
-        let len = match held.as_ref().map(|file| file.read_at(&mut comm, 0)) {
-            Some(Ok(len)) => len,
-            // The held one was of an earlier thread of this group with this number.
-            _ => File::open(path())?.read_at(&mut comm, 0)?,
-        };
-        comm.truncate(len);
-        if comm.last() == Some(&b'\n') {
-            comm.pop();
-        }
-        Ok(comm)
+    /// The thread's directory, proven to be this process's: what is read through it afterwards is that
+    /// thread's or nobody's, whoever gets its number.
+    fn open_window(&self) -> Option<Window> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open(format!("/proc/{}", self.lineage.tid).as_str(), flags, Mode::empty()).ok()?;
+        let comm = openat(&directory, "comm", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+        self.is_there().then_some(Window { directory, comm: File::from(comm) })
     }
 
     /// Whether the thread's number is still a thread's of this process.

@@ -61,7 +61,7 @@ impl Identifier {
     pub const CAPACITY: usize = 1024;
 
     /// Remembers at most `capacity` readers, and at most an eighth of the soft RLIMIT_NOFILE: a reader takes
-    /// two descriptors, and for every four readers there is one more for an ancestor.
+    /// three descriptors, and for every four readers there is one more for an ancestor.
     ///
     /// # Errors
     /// `kernel_too_old` where the kernel lacks what `choice` needs.
