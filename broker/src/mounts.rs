@@ -1,16 +1,23 @@
 //! What is mounted at a path, as this process's mount namespace has it?
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// How many FUSE mounts stand at `path`, one over the other (proc_pid_mountinfo(5)). Asks nothing of the
-/// mounts themselves, so a dead one cannot hold it up.
+/// How many FUSE mounts stand at `path`, one over the other. Asks nothing of the mounts themselves, so a
+/// dead one cannot hold it up.
 pub fn fuse_mounts_at(path: &Path) -> usize {
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     let canonical = canonical_parent(path);
-    let lines = table.split(|byte| *byte == b'\n').filter_map(parse);
-    lines.filter(|(at, kind)| kind.starts_with(b"fuse") && (at == path || *at == canonical)).count()
+    fuse_mounts().iter().filter(|at| *at == path || **at == canonical).count()
+}
+
+/// The FUSE mounts in `directory`, the newest first.
+pub fn fuse_mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let Ok(directory) = directory.canonicalize() else { return Vec::new() };
+    let mut found = fuse_mounts();
+    found.retain(|path| path.starts_with(&directory));
+    found.reverse();
+    found
 }
 
 /// Whether a FUSE file system is mounted at `path`.
@@ -36,38 +43,43 @@ fn canonical_parent(path: &Path) -> PathBuf {
     }
 }
 
-/// The mount point and the file system type of one line.
-fn parse(line: &[u8]) -> Option<(PathBuf, Vec<u8>)> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let at = unescape(fields.nth(4)?);
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some((PathBuf::from(at), kind.to_vec()))
+fn fuse_mounts() -> Vec<PathBuf> {
+    in_table(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
 }
 
-/// Blanks, tabs, newlines and backslashes stand as three octal digits.
-fn unescape(field: &[u8]) -> OsString {
-    let mut plain = Vec::with_capacity(field.len());
+/// The mount points of FUSE file systems (proc_pid_mountinfo(5): the fifth field; the type follows ` - `).
+fn in_table(table: &[u8]) -> Vec<PathBuf> {
+    let point = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let path = fields.nth(4)?.to_vec();
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        (kind == b"fuse" || kind.starts_with(b"fuse."))
+            .then(|| PathBuf::from(OsString::from_vec(unescape(&path))))
+    };
+    table.split(|byte| *byte == b'\n').filter_map(point).collect()
+}
+
+/// Space, tab, newline and backslash are written as three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        let octal = (*first == b'\\' && tail.len() >= 3)
-            .then(|| {
-                std::str::from_utf8(&tail[..3]).ok().and_then(|digits| u8::from_str_radix(digits, 8).ok())
-            })
-            .flatten();
+    while let Some((first, after)) = rest.split_first() {
+        let octal = (*first == b'\\')
+            .then(|| after.get(..3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         match octal {
-            Some(byte) => (plain.push(byte), rest = &tail[3..]).1,
-            None => (plain.push(*first), rest = tail).1,
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
         }
     }
-    OsString::from_vec(plain)
-}
-
-/// Every FUSE mount below `directory`, for `kin doctor`.
-pub fn fuse_mounts_below(directory: &Path) -> Vec<PathBuf> {
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let lines = table.split(|byte| *byte == b'\n').filter_map(parse);
-    let below = |at: &Path| at.as_os_str().as_bytes().starts_with(directory.as_os_str().as_bytes());
-    lines.filter(|(at, kind)| kind.starts_with(b"fuse") && below(at)).map(|(at, _)| at).collect()
+    bytes
 }
 
 #[cfg(test)]
@@ -77,8 +89,24 @@ mod tests {
     #[test]
     fn a_line_of_mountinfo_reads_whole() {
         let line = b"36 35 98:0 / /run/a\\040b/mnt rw,noatime shared:1 - fuse.kin kin ro,user_id=0";
-        assert_eq!(parse(line), Some((PathBuf::from("/run/a b/mnt"), b"fuse.kin".to_vec())));
-        assert_eq!(parse(b"garbage"), None);
+        assert_eq!(in_table(line), [PathBuf::from("/run/a b/mnt")]);
+        assert!(in_table(b"garbage").is_empty());
+    }
+
+    #[test]
+    fn fuse_mounts_are_found_in_the_mount_table() {
+        let table = b"22 1 0:20 / /proc rw - proc proc rw\n\
+            90 22 0:51 / /run/a\\040b/kin/mnt ro,nosuid shared:1 - fuse.kin kin ro,user_id=1000\n\
+            91 22 0:52 / /mnt ro - fuse x ro\n\
+            92 22 0:53 / /sys/fs/fuse/connections rw - fusectl fusectl rw\n";
+        assert_eq!(in_table(table), [PathBuf::from("/run/a b/kin/mnt"), PathBuf::from("/mnt")]);
+    }
+
+    #[test]
+    fn paths_in_the_mount_table_are_unescaped() {
+        assert_eq!(unescape(b"a\\040b\\134c\\011"), b"a b\\c\t");
+        assert_eq!(unescape(b"a\\04"), b"a\\04");
+        assert_eq!(unescape(b"\\999"), b"\\999");
     }
 
     #[test]

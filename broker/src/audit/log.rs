@@ -7,6 +7,7 @@ use std::{fmt, io};
 
 use kin_policy::Permit;
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::chain::{self, Key, MAX_LINE, Tag};
@@ -119,7 +120,8 @@ impl AuditLog {
     /// where the last record is not what was written, `already_running` where another process has the
     /// log, and storage errors.
     pub fn open(dir: &Path) -> Result<Self> {
-        crate::sys::limits::ignore_file_size_signal()
+        // A write beyond RLIMIT_FSIZE is to fail with EFBIG instead (setrlimit(2)).
+        crate::sys::process::ignore(Signal::SIGXFSZ)
             .map_err(|errno| Error::internal("ignore SIGXFSZ", errno))?;
         let log = LogFile::open(dir)?;
         let size = log.file().metadata().map_err(|error| Error::storage("look at the audit log", &error))?;

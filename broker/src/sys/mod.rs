@@ -3,7 +3,6 @@
 #![allow(unsafe_code)]
 
 pub mod child;
-pub mod limits;
 pub mod memory;
 pub mod pidfd;
 pub mod process;

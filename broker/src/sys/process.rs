@@ -44,12 +44,3 @@ pub fn ignore(which: Signal) -> Result<(), Errno> {
     // SAFETY: SIG_IGN runs no code of ours.
     unsafe { signal(which, SigHandler::SigIgn) }.map(drop)
 }
-
-/// Gives a signal its default effect back.
-///
-/// # Errors
-/// EINVAL of sigaction(2).
-pub fn restore(which: Signal) -> Result<(), Errno> {
-    // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { signal(which, SigHandler::SigDfl) }.map(drop)
-}
