@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{Answer, Question, Request};
-use crate::control::{read_frame, write_frame};
+use crate::control::{peer_gone, read_frame, write_frame};
 use crate::error::{Error, Result};
 use crate::grants::LiveGrant;
 
@@ -199,10 +199,10 @@ impl Broker {
     fn heed(&self, live: &LiveGrant, socket: &mut UnixStream, question: &Question) -> bool {
         match question {
             Question::CommandStarted { pid } => {
-                if let Some(command) = self.child_of_keeper(live, *pid) {
-                    live.command_started(command);
-                }
-                return true;
+                let Some(command) = self.child_of_keeper(live, *pid) else {
+                    return write_frame(socket, &Answer::<()>::Failed(peer_gone()), None).is_ok();
+                };
+                live.command_started(command);
             }
             Question::CommandEnded => live.command_ended(),
             Question::Finish { ending } => {

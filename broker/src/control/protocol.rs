@@ -124,9 +124,9 @@ pub enum Question {
     },
     /// A grant for the tree below the process that asks: the keeper. → [`Granted`].
     Grant(GrantRequest),
-    /// The keeper has spawned its command. No answer.
+    /// The keeper has forked its command, and lets it go once this is answered. → `()`.
     CommandStarted {
-        /// The command's pid.
+        /// Its pid: a child of the keeper's.
         pid: u32,
     },
     /// The keeper's command has ended. → `()`.

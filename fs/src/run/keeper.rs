@@ -1,7 +1,7 @@
 //! The keeper: the root of a grant, from the question for it to the end of the last descendant.
 
 use std::ffi::{CString, OsString};
-use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -20,7 +20,7 @@ use nix::unistd::{Pid, chdir, getppid, setsid};
 use super::link::{Order, Report, wait_readable};
 use super::signals::Signals;
 use super::status::{self, Ended};
-use super::{Start, descriptors};
+use super::{Start, descriptors, spawn};
 
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);
@@ -83,17 +83,8 @@ impl Keeper {
     fn start(start: &Start, link: &UnixStream) -> Result<Self, NoKeeper> {
         let (signals, ignores_children) = become_keeper()?;
         let (mut broker, granted) = ask_for_grant(start, link)?;
-        let command = match spawn(start, &granted, ignores_children) {
-            Ok(command) => command,
-            Err(error) => {
-                let _ = ask_in_time(&mut broker, Question::Finish { ending: Ending::TreeExit });
-                let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
-                let (code, line) = status::of_failed_start(program, &error);
-                return Err(NoKeeper::NotStarted(code, line));
-            }
-        };
+        let command = start_command(start, link, &mut broker, &granted, ignores_children)?;
         leave_the_terminal(&signals);
-        let _ = broker.tell(Question::CommandStarted { pid: command });
         Report::Started(command).send(link);
         descriptors::let_go(&start.passed);
         let _ = chdir("/");
@@ -281,18 +272,44 @@ fn grant_request(start: &Start) -> GrantRequest {
     }
 }
 
-/// Starts the command in the front's process group, which is still this process's too, with the signal
-/// mask and dispositions that the front had (SIGPIPE has its default) and its descriptors.
-fn spawn(start: &Start, granted: &Granted, ignores_children: bool) -> io::Result<u32> {
-    let [program, arguments @ ..] = start.options.command.as_slice() else {
-        return Err(io::ErrorKind::InvalidInput.into());
+/// Starts the command once the broker knows its process.
+fn start_command(
+    start: &Start,
+    link: &UnixStream,
+    broker: &mut Client,
+    granted: &Granted,
+    ignores_children: bool,
+) -> Result<u32, NoKeeper> {
+    let command = command(start, granted, ignores_children);
+    let keepers = [link.as_raw_fd(), broker.stream().as_raw_fd()];
+    let started = match spawn::fork(command, &keepers) {
+        Ok(waiting) => {
+            broker.ask::<()>(Question::CommandStarted { pid: waiting.pid() })?;
+            if let [true] = wait_readable([Some(link)], Some(Duration::ZERO)) {
+                return Err(NoKeeper::CalledOff);
+            }
+            waiting.release()
+        }
+        Err(error) => Err(error),
     };
-    let mut command = Command::new(program);
-    command.args(arguments).env("KIN_DIR", &granted.directory);
+    started.map_err(|error| {
+        let _ = ask_in_time(broker, Question::Finish { ending: Ending::TreeExit });
+        let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
+        let (code, line) = status::of_failed_start(program, &error);
+        NoKeeper::NotStarted(code, line)
+    })
+}
+
+/// The command, for the front's process group, which is still this process's too, with the signal mask and
+/// dispositions that the front had (SIGPIPE has its default) and its descriptors.
+fn command(start: &Start, granted: &Granted, ignores_children: bool) -> Command {
+    let mut words = start.options.command.iter();
+    let mut command = Command::new(words.next().map(OsString::as_os_str).unwrap_or_default());
+    command.args(words).env("KIN_DIR", &granted.directory);
     let paths = granted.environment.iter().map(|(name, file)| (name, granted.directory.join(file.as_str())));
     command.envs(paths);
     child::start_with_signals(&mut command, start.mask, ignores_children);
-    command.spawn().map(|child| child.id())
+    command
 }
 
 /// Goes to a session, and so a process group, of its own: out of reach of the terminal's signals, and no

@@ -23,6 +23,7 @@ mod front;
 mod keeper;
 mod link;
 mod signals;
+mod spawn;
 mod status;
 
 /// What is to be run, and what it may be delivered.

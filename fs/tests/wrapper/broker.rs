@@ -124,6 +124,7 @@ fn serve(mut stream: UnixStream, first: First, notes: &Mutex<Vec<Heard>>) {
             }
             Question::CommandStarted { pid } => {
                 note(Heard::Started(pid));
+                answer(&mut stream, ());
                 if first == First::GrantedAndGone {
                     return;
                 }
