@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Ending, FileName, Permit, Reader, Request, Standing, Tid,
+    Action, Decision, Denial, DirectoryName, Ending, FileName, Lineage, Permit, Reader, Request, Tid,
     Unidentified, decide,
 };
 
@@ -46,11 +46,34 @@ pub enum Refusal {
     Broken,
 }
 
-/// One question with all that is known of the asker.
+/// One question, answered.
 struct Judged {
-    known: Result<Arc<Known>, Unidentified>,
-    live: Option<Arc<LiveGrant>>,
+    asker: Asker,
     decision: Decision,
+}
+
+/// All that is known of who asks.
+struct Asker {
+    known: Result<Arc<Known>, Unidentified>,
+    /// Its way up as it is now, where the file is for some levels alone.
+    again: Option<Result<Lineage, Unidentified>>,
+    live: Option<Arc<LiveGrant>>,
+}
+
+impl Asker {
+    fn reader(&self) -> Reader<'_> {
+        let (again, known) = (self.again.as_ref(), self.known.as_ref());
+        let lineage = again.map_or(known.map(|known| known.lineage()), Result::as_ref);
+        lineage.map_or_else(|why| Reader::Unproven(*why), Reader::Proven)
+    }
+
+    /// What is decided at this moment.
+    fn decided(&self, action: Action, project: &DirectoryName, file: Option<&FileName>) -> Decision {
+        let request = Request { action, reader: self.reader(), project, file };
+        let Some(live) = &self.live else { return decide(&request, &[], clock::now()) };
+        let around = live.around(file);
+        decide(&request, &[live.standing(file, &around)], clock::now())
+    }
 }
 
 impl Broker {
@@ -107,8 +130,8 @@ impl Broker {
     ) -> Result<Arc<Delivery>, Refusal> {
         let judged = self.judge(caller, Action::Open, project, Some(file));
         let permit = self.permit_of(&judged, caller, project, Some(file), Op::Open)?;
-        let (Ok(known), Some(live)) = (judged.known, judged.live) else { return Err(Refusal::Broken) };
-        let logged = self.log(permit, &known, &live, caller, file)?;
+        let logged = self.log(permit, &judged, caller, file)?;
+        let live = judged.asker.live.ok_or(Refusal::Broken)?;
         let vault = self.vault().ok_or(Refusal::Missing)?;
         let value = vault.unseal(&logged).map_err(|error| match &*error.code {
             "secret_missing" => Refusal::Missing,
@@ -117,33 +140,35 @@ impl Broker {
         Ok(Delivery::new(live, project.clone(), file.clone(), value))
     }
 
-    /// Writes the delivery down. The grant is asked once more under the log's own lock: what the record
-    /// shows as allowed stands before the grant's end, or not at all.
+    /// Writes the delivery down. It is decided once more under the log's own lock: what the record shows as
+    /// allowed stands before the grant's end and within its limits, or not at all.
     fn log(
         &self,
         permit: Permit,
-        known: &Known,
-        live: &LiveGrant,
+        judged: &Judged,
         caller: Caller,
         file: &FileName,
     ) -> Result<Logged<Permit>, Refusal> {
-        let reference = permit.reference().cloned().ok_or(Refusal::Broken)?;
-        let program = known.program();
-        let event = Event::Allow {
-            grant: live.grant.id,
-            project: &live.grant.project,
-            file,
-            reference: &reference,
-            reader: facts(known, &program, caller),
+        let (Ok(known), Some(live)) = (&judged.asker.known, &judged.asker.live) else {
+            return Err(Refusal::Broken);
         };
-        self.audit.append_permit(permit, &event, || live.is_current(clock::now())).map_err(
-            |error| match error {
-                NotLogged::Withdrawn => {
-                    Refusal::Denied(Denial::Ended(live.standing().ended.unwrap_or(Ending::TtlExpired)))
+        let reference = permit.reference().cloned().ok_or(Refusal::Broken)?;
+        let (program, project) = (known.program(), &live.grant.project);
+        let reader = facts(known, &program, caller);
+        let event = Event::Allow { grant: live.grant.id, project, file, reference: &reference, reader };
+        let still_valid = || match judged.asker.decided(Action::Open, project, Some(file)) {
+            Decision::Permit(_) => Ok(()),
+            Decision::Deny(denial) => Err(denial),
+        };
+        self.audit.append_permit(permit, &event, still_valid, || live.opened(file)).map_err(|error| {
+            match error {
+                NotLogged::Denied(denial) => {
+                    self.record_denial(judged, denial, caller, project, Some(file), Op::Open);
+                    Refusal::Denied(denial)
                 }
                 _ => Refusal::NotRecorded,
-            },
-        )
+            }
+        })
     }
 
     /// Serves a read of an open handle, to a reader that belongs to the same live grant.
@@ -172,7 +197,7 @@ impl Broker {
     ) -> Result<(Arc<LiveGrant>, Permit), Refusal> {
         let judged = self.judge(caller, action, project, file);
         let permit = self.permit_of(&judged, caller, project, file, op)?;
-        judged.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
+        judged.asker.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
     }
 
     fn judge(
@@ -184,14 +209,22 @@ impl Broker {
     ) -> Judged {
         let known = self.identifier.identify(caller.tid, &self.grants);
         let live = known.as_ref().ok().and_then(|known| self.grant_of(known));
-        let standing: Option<Standing<'_>> = live.as_ref().map(|live| live.standing());
-        let reader = match &known {
-            Ok(known) => Reader::Proven(known.lineage()),
-            Err(why) => Reader::Unproven(*why),
-        };
-        let request = Request { action, reader, project, file };
-        let decision = decide(&request, standing.as_slice(), clock::now());
-        Judged { decision, known, live }
+        let again = known.as_ref().ok().and_then(|known| self.seen_again(known, live.as_deref()?, file?));
+        let asker = Asker { known, again, live };
+        Judged { decision: asker.decided(action, project, file), asker }
+    }
+
+    /// The reader's way up as it is now, where what was proven once is not enough:
+    /// [`kin_policy::Descend::wants_a_fresh_lineage`].
+    fn seen_again(
+        &self,
+        known: &Known,
+        live: &LiveGrant,
+        file: &FileName,
+    ) -> Option<Result<Lineage, Unidentified>> {
+        let descend = live.grant.bindings.get(file)?.descend;
+        let wanted = descend.wants_a_fresh_lineage(known.lineage(), live.command());
+        wanted.then(|| self.identifier.walk_again(known, &self.grants))
     }
 
     /// The permit, or the denial after it was recorded. What a member asks for and has no binding for is
@@ -223,9 +256,11 @@ impl Broker {
         file: Option<&FileName>,
         op: Op,
     ) {
-        let (program, nobody) =
-            (judged.known.as_ref().map(|known| known.program()).unwrap_or_default(), Ancestry::default());
-        let reader = match &judged.known {
+        let (program, nobody) = (
+            judged.asker.known.as_ref().map(|known| known.program()).unwrap_or_default(),
+            Ancestry::default(),
+        );
+        let reader = match &judged.asker.known {
             Ok(known) => facts(known, &program, caller),
             Err(_) => ReaderFacts {
                 tid: Tid::new(caller.tid),
@@ -242,7 +277,7 @@ impl Broker {
             project: project.as_str().as_bytes(),
             file: file.map(|file| file.as_str().as_bytes()),
             reference: reference.as_ref(),
-            grant: judged.live.as_ref().map(|live| live.grant.id),
+            grant: judged.asker.live.as_ref().map(|live| live.grant.id),
             reason: denial.reason(),
             reader,
         });

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use kin_policy::{Ending, Pid, Reference};
+use kin_policy::{Ending, Limits, Pid, Reference};
 use tempfile::TempDir;
 
 use super::*;
@@ -49,11 +49,22 @@ impl House {
     }
 
     fn grant(&self, keeper: &Tree, only: Option<&[&str]>) -> crate::Result<Arc<LiveGrant>> {
+        self.grant_within(keeper, only, Limits::default())
+    }
+
+    fn grant_within(
+        &self,
+        keeper: &Tree,
+        only: Option<&[&str]>,
+        limits: Limits,
+    ) -> crate::Result<Arc<LiveGrant>> {
         let held = self.broker.identifier.hold(Pid::new(keeper.root).unwrap(), None).unwrap();
         let request = GrantRequest {
             directory: self.project.clone(),
             only: only.map(|only| only.iter().map(|file| FileName::new(*file).unwrap()).collect()),
             ttl_ms: None,
+            limits,
+            max_opens_of: Vec::new(),
             front: keeper.front,
             command: vec!["sh".into()],
             end_with_child: false,
@@ -210,9 +221,100 @@ fn b01_a_descriptor_that_was_passed_on_reads_nothing() {
 
 /// The inner process of the tree becomes the root of a nested grant.
 fn nested(house: &House, tree: &Tree, only: Option<&[&str]>) -> crate::Result<Arc<LiveGrant>> {
+    nested_within(house, tree, only, Limits::default())
+}
+
+fn nested_within(
+    house: &House,
+    tree: &Tree,
+    only: Option<&[&str]>,
+    limits: Limits,
+) -> crate::Result<Arc<LiveGrant>> {
     let inner =
         Tree { child: Command::new("true").spawn().unwrap(), front: tree.root, root: tree.inner, ..*tree };
-    house.grant(&inner, only)
+    house.grant_within(&inner, only, limits)
+}
+
+fn at_most(opens: u64) -> Limits {
+    Limits { max_opens: Some(opens), for_first: None }
+}
+
+#[test]
+fn eight_threads_flat_out_get_exactly_as_many_opens_as_there_are() {
+    const MOST: usize = 100;
+    for house in both() {
+        let tree = Tree::new();
+        let live = house.grant_within(&tree, None, at_most(MOST as u64)).unwrap();
+        let opener = || {
+            let mut delivered = 0;
+            loop {
+                match house.open(tree.leaf, "DB") {
+                    Ok(value) => delivered += usize::from(value == VALUE),
+                    Err(Refusal::Denied(Denial::MaxOpens)) => return delivered,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        };
+        let delivered: usize = std::thread::scope(|scope| {
+            let openers: Vec<_> = (0..8).map(|_| scope.spawn(opener)).collect();
+            openers.into_iter().map(|opener| opener.join().unwrap()).sum()
+        });
+        assert_eq!((delivered, live.opens(), house.events("open.allow")), (MOST, MOST as u64, MOST));
+        assert!(house.events("open.deny") > 0, "the refusals are in the record");
+    }
+}
+
+#[test]
+fn d03_of_a_thousand_revocations_under_full_load_none_lets_an_open_follow() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let mut allowed = 0;
+    for round in 0..1000 {
+        let live = house.grant(&tree, None).unwrap();
+        let opener = || {
+            while house.open(tree.leaf, "DB").is_ok() {}
+        };
+        let at_the_answer = std::thread::scope(|scope| {
+            (0..8).for_each(|_| drop(scope.spawn(opener)));
+            while live.opens() < 3 {
+                std::thread::yield_now();
+            }
+            assert!(house.broker.withdraw(&live, Ending::Revoked));
+            live.opens()
+        });
+        assert_eq!(live.opens(), at_the_answer, "round {round}");
+        house.broker.grants.strike(live.grant.root);
+        allowed += at_the_answer;
+    }
+    assert_eq!(house.events("open.allow") as u64, allowed);
+}
+
+#[test]
+fn what_is_opened_inside_is_counted_outside_too() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let outer = house.grant_within(&tree, None, at_most(3)).unwrap();
+    assert!(house.open(tree.leaf, "DB").is_ok());
+    let inner = nested_within(&house, &tree, None, at_most(1000)).unwrap();
+    assert!(house.open(tree.leaf, "DB").is_ok() && house.open(tree.leaf, "OTHER").is_ok());
+    for reader in [tree.leaf, tree.inner] {
+        assert_eq!(house.open(reader, "DB"), Err(Refusal::Denied(Denial::MaxOpens)));
+    }
+    assert_eq!((inner.opens(), outer.opens()), (2, 3));
+    let left = inner.left(clock::now());
+    assert_eq!(left.opens_left, Some(0), "what is shown is what is left of all of them");
+}
+
+#[test]
+fn nothing_inside_an_outer_grant_that_ended_is_alive() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let outer = house.grant(&tree, None).unwrap();
+    let inner = nested(&house, &tree, None).unwrap();
+    // As in the midst of a withdrawal: the outer one has ended, the inner one has not been reached.
+    assert!(outer.end(Ending::Revoked));
+    assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Denied(Denial::Ended(Ending::Revoked))));
+    assert!(!inner.is_live(clock::now()) && inner.ended().is_none());
 }
 
 #[test]
@@ -226,7 +328,7 @@ fn e08_nesting_narrows_and_never_falls_through() {
         let inner = nested(&house, &tree, None).unwrap();
         assert_eq!(inner.grant.bindings.len(), 1, "what the outer grant has, not what the manifest says");
         assert_eq!(house.open(tree.leaf, "DB").as_deref(), Ok(VALUE));
-        assert_eq!((inner.opens(), outer.opens()), (1, 1), "the innermost decides, cached or not");
+        assert_eq!((inner.opens(), outer.opens()), (1, 2), "the innermost decides, cached or not");
         house.broker.withdraw(&inner, Ending::Revoked);
         assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Denied(Denial::Ended(Ending::Revoked))));
         assert_eq!(

@@ -113,7 +113,7 @@ impl Broker {
         let info = self.info(reference)?;
         let permit = decide_reveal(reference, false, confirmed).ok_or_else(|| confirmation("reveal"))?;
         let event = vault_event(VaultChange::Reveal, Some(reference), None);
-        let logged = self.audit.append_permit(permit, &event, || true).map_err(Error::from)?;
+        let logged = self.audit.append_permit(permit, &event, || Ok(()), || ()).map_err(Error::from)?;
         Ok((document(&info)?, Some(opened.vault.unseal(&logged)?)))
     }
 
@@ -245,6 +245,8 @@ impl Broker {
             opens: live.opens(),
             age_s: now.since(live.grant.created).as_secs(),
             ttl_left_ms: left.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
+            left: live.left(now),
+            edges: live.edges(now),
             tree: tree.collect(),
         }
     }

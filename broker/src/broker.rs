@@ -88,7 +88,7 @@ impl Broker {
         }
         // The withdrawal itself does not wait for its record: it is safer done than written.
         let _ = self.record(&Event::GrantEnd { grant: live.grant.id, project: &live.grant.project, ending });
-        self.identifier.forget_below(live.grant.root);
+        self.grants.forget_deadline(&live.grant);
         live.wipe_deliveries();
         for inner in live.inner() {
             self.withdraw(&inner, ending);
@@ -96,10 +96,14 @@ impl Broker {
         true
     }
 
-    /// Ends every grant; their ids, oldest first.
+    /// Ends every grant; their ids, oldest first. In time linear in the grants.
     pub(crate) fn withdraw_all(&self, ending: Ending) -> Vec<kin_policy::GrantId> {
-        let all = self.grants.all();
-        all.iter().filter(|live| self.withdraw(live, ending)).map(|live| live.grant.id).collect()
+        let mut all = self.grants.all();
+        all.retain(|live| live.ended().is_none());
+        for live in &all {
+            self.withdraw(live, ending);
+        }
+        all.iter().map(|live| live.grant.id).collect()
     }
 
     /// The recorder's thread: every second, counts of repeated denials that are due, and what is not yet

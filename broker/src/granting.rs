@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chacha20poly1305::aead::OsRng;
 use chacha20poly1305::aead::rand_core::RngCore;
-use kin_policy::{Binding, DirectoryName, FileName, Grant, GrantId, Pid, Timestamp};
+use kin_policy::{Binding, Descend, DirectoryName, FileName, Grant, GrantId, Limits, Pid, Timestamp};
 
 use crate::audit::Event;
 use crate::broker::Broker;
@@ -54,14 +54,15 @@ impl Broker {
             trust.mounted_as(&manifest.directory).ok_or_else(|| untrusted(&manifest))?
         };
         let Manifest { bindings, directory, .. } = manifest;
-        let bindings = choose(bindings, request.only.as_deref(), &project, outer.as_deref())?;
+        let mut bindings = choose(bindings, request.only.as_deref(), &project, outer.as_deref())?;
+        bound(&mut bindings, &request.max_opens_of)?;
         for (file, binding) in &bindings {
             if opened.vault.info(&binding.reference).is_none() {
                 return Err(missing(file, binding));
             }
         }
-        let live = self.root_at(peer.held, request, (project, directory, bindings), outer.as_deref())?;
-        self.enter(&live, outer.as_deref())?;
+        let live = self.root_at(peer.held, request, (project, directory, bindings), outer)?;
+        self.enter(&live)?;
         Ok((self.describe(&live), live))
     }
 
@@ -99,7 +100,7 @@ impl Broker {
         keeper: Held,
         request: &GrantRequest,
         (project, directory, bindings): (DirectoryName, PathBuf, Bindings),
-        outer: Option<&LiveGrant>,
+        outer: Option<Arc<LiveGrant>>,
     ) -> Result<Arc<LiveGrant>> {
         let root = keeper.process();
         if self.grants.at(root).is_some() {
@@ -111,14 +112,14 @@ impl Broker {
         let now = clock::now();
         let ttl = request.ttl_ms.map(|ms| now.after(Duration::from_millis(ms)));
         let expires: Option<Timestamp> =
-            ttl.into_iter().chain(outer.and_then(|outer| outer.grant.expires)).min();
-        let grant = Grant { id: random_id()?, root, project, bindings, created: now, expires };
-        let outer = outer.map(|outer| outer.grant.id);
+            ttl.into_iter().chain(outer.as_ref().and_then(|outer| outer.grant.expires)).min();
+        let (id, limits) = (random_id()?, request.limits);
+        let grant = Grant { id, root, project, bindings, created: now, expires, limits };
         Ok(Arc::new(LiveGrant::new(grant, outer, directory, request.command.clone(), keeper, front)))
     }
 
     /// Recorded first, then entered: no open can precede its grant in the record.
-    fn enter(&self, live: &Arc<LiveGrant>, outer: Option<&LiveGrant>) -> Result<()> {
+    fn enter(&self, live: &Arc<LiveGrant>) -> Result<()> {
         let grant = &live.grant;
         let program = live.command_line.first().map_or("", String::as_str);
         self.record(&Event::GrantCreate {
@@ -129,16 +130,17 @@ impl Broker {
             root: grant.root,
             program: OsStr::new(program),
             ttl_ms: grant.expires.map(|expires| millis(expires.since(grant.created))),
+            limits: grant.limits,
         })?;
         let references =
             grant.bindings.iter().map(|(file, binding)| (file.clone(), binding.reference.clone()));
         self.projects.write().entry(grant.project.clone()).or_default().extend(references);
-        if let Some(outer) = outer {
+        if let Some(outer) = &live.outer {
             outer.contains(live);
         }
         self.grants.enter(live.clone());
         self.identifier.forget_below(live.grant.root);
-        if let Some(ending) = outer.and_then(LiveGrant::ended) {
+        if let Some(ending) = live.outer.as_ref().and_then(|outer| outer.ended()) {
             self.withdraw(live, ending);
         }
         Ok(())
@@ -162,7 +164,20 @@ fn calls_itself_keeper(pid: Pid) -> bool {
         .is_ok_and(|comm| comm.trim_ascii_end() == KEEPER_COMM.as_bytes())
 }
 
-/// The bindings that are asked for; inside another grant, only what that one has.
+/// Bounds the opens of single files, beside what the manifest says.
+fn bound(bindings: &mut Bindings, max_opens: &[(FileName, u64)]) -> Result<()> {
+    for (file, most) in max_opens {
+        let binding = bindings.get_mut(file).ok_or_else(|| {
+            Error::new(Class::Usage, "unknown_binding", format!("the grant would have no file {file}"))
+                .hint("`kin check` lists the bindings")
+        })?;
+        binding.limits = binding.limits.and(Limits { max_opens: Some(*most), for_first: None });
+    }
+    Ok(())
+}
+
+/// The bindings that are asked for; inside another grant, only what that one has, and what it has for all of
+/// its tree: what is for some levels below a command is nothing for another command.
 fn choose(
     manifest: Bindings,
     only: Option<&[FileName]>,
@@ -171,7 +186,11 @@ fn choose(
 ) -> Result<Bindings> {
     let allowed = |file: &FileName, binding: &Binding| {
         outer.is_none_or(|outer| {
-            outer.grant.bindings.get(file).is_some_and(|own| own.reference == binding.reference)
+            outer
+                .grant
+                .bindings
+                .get(file)
+                .is_some_and(|own| own.reference == binding.reference && own.descend == Descend::All)
         })
     };
     if outer.is_some_and(|outer| outer.grant.project != *project) {

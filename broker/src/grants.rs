@@ -1,11 +1,13 @@
 //! Which grants are there, how do they stand, and what have they been delivered?
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use kin_policy::{Ending, Grant, GrantId, Lineage, Orphans, Pid, Process, Standing, Timestamp};
+use kin_policy::{
+    Around, Ending, FileName, Grant, GrantId, Lineage, Orphans, Pid, Process, Standing, Timestamp, Uses,
+};
 use parking_lot::{Mutex, RwLock};
 
 use crate::delivery::Delivery;
@@ -21,19 +23,21 @@ pub struct LiveGrant {
     /// What was granted.
     pub grant: Grant,
     /// The grant that its keeper was itself a member of.
-    pub outer: Option<GrantId>,
+    pub outer: Option<Arc<LiveGrant>>,
     /// The project's canonical path.
     pub directory: PathBuf,
     /// The command, for `kin status`.
     pub command_line: Vec<String>,
     keeper: Held,
     front: Held,
-    command: OnceLock<Process>,
+    command: OnceLock<(Process, Timestamp)>,
     command_ended: AtomicBool,
     tree_emptied: AtomicBool,
     orphans_refused: AtomicBool,
     ended: OnceLock<Ending>,
     opens: AtomicU64,
+    opens_of: BTreeMap<FileName, AtomicU64>,
+    delivered: AtomicU64,
     deliveries: Mutex<HashMap<u64, Weak<Delivery>>>,
     has_inner: AtomicBool,
     inner: Mutex<Vec<Weak<LiveGrant>>>,
@@ -43,12 +47,14 @@ impl LiveGrant {
     /// A grant just made.
     pub fn new(
         grant: Grant,
-        outer: Option<GrantId>,
+        outer: Option<Arc<LiveGrant>>,
         directory: PathBuf,
         command_line: Vec<String>,
         keeper: Held,
         front: Held,
     ) -> Self {
+        let counted = grant.bindings.iter().filter(|(_, binding)| binding.limits.max_opens.is_some());
+        let opens_of = counted.map(|(file, _)| (file.clone(), AtomicU64::new(0))).collect();
         Self {
             grant,
             outer,
@@ -62,6 +68,8 @@ impl LiveGrant {
             orphans_refused: AtomicBool::new(false),
             ended: OnceLock::new(),
             opens: AtomicU64::new(0),
+            opens_of,
+            delivered: AtomicU64::new(0),
             deliveries: Mutex::new(HashMap::new()),
             has_inner: AtomicBool::new(false),
             inner: Mutex::new(Vec::new()),
@@ -71,7 +79,10 @@ impl LiveGrant {
     /// Remembers a grant that was made inside this one's tree.
     pub fn contains(&self, inner: &Arc<LiveGrant>) {
         let mut list = self.inner.lock();
-        list.retain(|weak| weak.strong_count() > 0);
+        // Only where the list would grow: each entry is looked at once for each time that it doubles.
+        if list.len() == list.capacity() {
+            list.retain(|weak| weak.strong_count() > 0);
+        }
         list.push(Arc::downgrade(inner));
         self.has_inner.store(true, Ordering::Release);
     }
@@ -81,19 +92,52 @@ impl LiveGrant {
         self.inner.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// How it stands, for a reader whose identity was proven just now: that proof found its keeper alive.
-    pub fn standing(&self) -> Standing<'_> {
-        let ended = self.ended.get().copied();
+    /// How it stands, for a reader whose identity was proven just now (that proof found its keeper alive) and
+    /// who asks for `file`.
+    pub fn standing<'a>(&'a self, file: Option<&FileName>, around: &'a [Around<'a>]) -> Standing<'a> {
         let orphans = match self.orphans_refused.load(Ordering::Acquire) || self.has_lost_a_keeper() {
             false => Orphans::Admitted,
-            true => Orphans::Refused { command: self.command.get().copied() },
+            true => Orphans::Refused,
         };
-        Standing { grant: &self.grant, ended, orphans }
+        let (grant, ended, uses) = (&self.grant, self.ended(), self.uses(file));
+        Standing { grant, ended, command: self.command(), orphans, uses, around }
     }
 
-    /// Whether nobody has ended it and its time is not up.
+    /// The grants around it, innermost first.
+    pub fn around(&self, file: Option<&FileName>) -> Vec<Around<'_>> {
+        let outwards = std::iter::successors(self.outer.as_deref(), |live| live.outer.as_deref());
+        outwards
+            .map(|live| Around { grant: &live.grant, ended: live.ended(), uses: live.uses(file) })
+            .collect()
+    }
+
+    /// What has been used of it, and how much of that was `file`. Only files that have a limit are counted.
+    pub(crate) fn uses(&self, file: Option<&FileName>) -> Uses {
+        let of_file = file.and_then(|file| self.opens_of.get(file));
+        Uses {
+            started: self.command.get().map(|(_, started)| *started),
+            opens: self.opens.load(Ordering::Relaxed),
+            of_file: of_file.map_or(0, |opens| opens.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Counts one open of `file`, here and in every grant around. For the log alone, under its lock.
+    pub fn opened(&self, file: &FileName) {
+        let mut live = Some(self);
+        while let Some(LiveGrant { opens, opens_of, outer, .. }) = live {
+            opens.fetch_add(1, Ordering::Relaxed);
+            if let Some(opens) = opens_of.get(file) {
+                opens.fetch_add(1, Ordering::Relaxed);
+            }
+            live = outer.as_deref();
+        }
+    }
+
+    /// Whether nobody has ended it, or one around it, and its time is not up.
     pub fn is_current(&self, now: Timestamp) -> bool {
-        self.ended.get().is_none() && self.grant.expires.is_none_or(|expires| now < expires)
+        self.ended.get().is_none()
+            && self.grant.expires.is_none_or(|expires| now < expires)
+            && self.outer.as_ref().is_none_or(|outer| outer.is_current(now))
     }
 
     /// Whether it still permits anything at `now`. A keeper that is gone has ended its grant, whether or
@@ -122,9 +166,14 @@ impl LiveGrant {
         &self.front
     }
 
-    /// Notes the command that the keeper spawned; the first word counts.
-    pub fn command_started(&self, command: Process) {
-        let _ = self.command.set(command);
+    /// Notes the command that the keeper is about to start, and when: the first word counts.
+    pub fn command_started(&self, command: Process, now: Timestamp) {
+        let _ = self.command.set((command, now));
+    }
+
+    /// The command, where the keeper has named it.
+    pub fn command(&self) -> Option<Process> {
+        self.command.get().map(|(command, _)| *command)
     }
 
     /// Notes that the command has ended: from now on the front may go.
@@ -162,7 +211,7 @@ impl LiveGrant {
         inner.iter().filter_map(Weak::upgrade).any(lost)
     }
 
-    /// Opens that were allowed.
+    /// Opens that were allowed, here and in grants made inside.
     pub fn opens(&self) -> u64 {
         self.opens.load(Ordering::Relaxed)
     }
@@ -170,7 +219,7 @@ impl LiveGrant {
     /// Remembers a delivery, so that withdrawal can wipe it; one that comes after a withdrawal is wiped at
     /// once.
     pub fn delivered(&self, delivery: &Arc<Delivery>) {
-        let number = self.opens.fetch_add(1, Ordering::Relaxed);
+        let number = self.delivered.fetch_add(1, Ordering::Relaxed);
         delivery.numbered(number);
         self.deliveries.lock().insert(number, Arc::downgrade(delivery));
         // A withdrawal sets this before it collects what to wipe: it has either found this delivery, or is
@@ -192,29 +241,57 @@ impl LiveGrant {
     }
 }
 
-/// Every grant whose keeper lives, by its root's number, which is nobody else's for as long.
+/// Every grant whose keeper lives.
 #[derive(Debug, Default)]
-pub struct Grants {
-    by_root: RwLock<HashMap<Pid, Arc<LiveGrant>>>,
+pub struct Grants(RwLock<Book>);
+
+/// Two ways to a grant, and the order in which grants end by themselves.
+#[derive(Debug, Default)]
+struct Book {
+    /// By the root's number, which is nobody else's for as long.
+    by_root: HashMap<Pid, Arc<LiveGrant>>,
+    by_id: HashMap<GrantId, Arc<LiveGrant>>,
+    deadlines: BTreeSet<(Timestamp, GrantId)>,
+}
+
+impl Book {
+    fn rooted_at(&self, root: Process) -> Option<&Arc<LiveGrant>> {
+        self.by_root.get(&root.pid).filter(|live| live.grant.root == root)
+    }
+
+    fn drop_deadline(&mut self, grant: &Grant) {
+        if let Some(expires) = grant.expires {
+            self.deadlines.remove(&(expires, grant.id));
+        }
+    }
 }
 
 impl Grants {
     /// Enters a new grant.
     pub fn enter(&self, live: Arc<LiveGrant>) {
-        self.by_root.write().insert(live.grant.root.pid, live);
+        let mut book = self.0.write();
+        let Grant { id, root, expires, .. } = live.grant;
+        book.deadlines.extend(expires.map(|expires| (expires, id)));
+        book.by_id.insert(id, live.clone());
+        if let Some(before) = book.by_root.insert(root.pid, live) {
+            book.by_id.remove(&before.grant.id);
+            book.drop_deadline(&before.grant);
+        }
     }
 
     /// Strikes a grant out: its keeper is gone.
     pub fn strike(&self, root: Process) {
-        let mut by_root = self.by_root.write();
-        if by_root.get(&root.pid).is_some_and(|live| live.grant.root == root) {
-            by_root.remove(&root.pid);
+        let mut book = self.0.write();
+        if let Some(live) = book.rooted_at(root).cloned() {
+            book.by_root.remove(&root.pid);
+            book.by_id.remove(&live.grant.id);
+            book.drop_deadline(&live.grant);
         }
     }
 
     /// The grant rooted at this process.
     pub fn at(&self, root: Process) -> Option<Arc<LiveGrant>> {
-        self.by_root.read().get(&root.pid).filter(|live| live.grant.root == root).cloned()
+        self.0.read().rooted_at(root).cloned()
     }
 
     /// The innermost grant that this lineage belongs to. The walk ends at the first root.
@@ -222,21 +299,16 @@ impl Grants {
         self.at(*lineage.ancestors.last()?)
     }
 
-    /// The grant of this id.
-    pub fn find(&self, id: GrantId) -> Option<Arc<LiveGrant>> {
-        self.by_root.read().values().find(|live| live.grant.id == id).cloned()
-    }
-
     /// All of them, oldest first.
     pub fn all(&self) -> Vec<Arc<LiveGrant>> {
-        let mut all: Vec<_> = self.by_root.read().values().cloned().collect();
+        let mut all: Vec<_> = self.0.read().by_id.values().cloned().collect();
         all.sort_by_key(|live| live.grant.created);
         all
     }
 
     /// How many stand.
     pub fn len(&self) -> usize {
-        self.by_root.read().len()
+        self.0.read().by_id.len()
     }
 
     /// Whether none stands.
@@ -246,14 +318,32 @@ impl Grants {
 
     /// When the next of them ends by itself.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        let by_root = self.by_root.read();
-        by_root.values().filter(|live| live.ended().is_none()).filter_map(|live| live.grant.expires).min()
+        self.0.read().deadlines.first().map(|(expires, _)| *expires)
+    }
+
+    /// One whose time is up at `now`, each once: its deadline is taken off.
+    pub fn take_expired(&self, now: Timestamp) -> Option<Arc<LiveGrant>> {
+        let mut book = self.0.write();
+        let (_, id) = book.deadlines.first().copied().filter(|(expires, _)| *expires <= now)?;
+        book.deadlines.pop_first();
+        book.by_id.get(&id).cloned()
+    }
+
+    /// The grant has ended: nobody need wait for its time to be up.
+    pub fn forget_deadline(&self, grant: &Grant) {
+        if grant.expires.is_some() {
+            self.0.write().drop_deadline(grant);
+        }
     }
 }
 
 impl Roots for Grants {
     fn is_root(&self, candidate: &Identity) -> bool {
-        let by_root = self.by_root.read();
-        by_root.get(&candidate.process.pid).is_some_and(|live| live.keeper.identity().is_same(candidate))
+        let book = self.0.read();
+        book.by_root.get(&candidate.process.pid).is_some_and(|live| live.keeper.identity().is_same(candidate))
     }
 }
+
+#[cfg(test)]
+#[path = "grants_tests.rs"]
+mod tests;

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use kin_policy::{BadName, Binding, FileName, ProjectName, Reference};
+use kin_policy::{BadName, Binding, Descend, FileName, Limits, ProjectName, Reference};
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Class, Error, Result, describe};
-use crate::files;
+use crate::{files, limits};
 
 /// Its name.
 pub const FILE: &str = "kin.toml";
@@ -92,6 +93,11 @@ fn unreadable(message: String) -> Error {
     Error::new(Class::Unsafe, "manifest_unreadable", message)
 }
 
+/// The text of a decimal whole number.
+fn decimal<'t>(value: &'t Value<'_>) -> Option<&'t str> {
+    value.get_ref().as_integer().filter(|number| number.radix() == 10).map(|number| number.as_str())
+}
+
 type Table<'a> = DeTable<'a>;
 type Value<'a> = Spanned<DeValue<'a>>;
 
@@ -137,8 +143,8 @@ impl Reader<'_> {
                 Error::new(Class::Unsafe, "manifest_invalid", message).hint("begin it with `schema = 1`")
             );
         };
-        match value.get_ref().as_integer() {
-            Some(number) if number.radix() == 10 && number.as_str() == "1" => Ok(()),
+        match decimal(value) {
+            Some("1") => Ok(()),
             _ => Err(self
                 .invalid(Some(value.span()), "this kin reads schema 1 only")
                 .hint("write `schema = 1`, or use a newer kin")),
@@ -185,20 +191,49 @@ impl Reader<'_> {
     }
 
     fn binding(&self, value: &Value<'_>) -> Result<Binding> {
-        let (reference, env_path) = match value.get_ref() {
-            DeValue::Table(table) => {
-                self.closed(table, &["ref", "env_path"])?;
-                let reference = table
-                    .get("ref")
-                    .ok_or_else(|| self.invalid(Some(value.span()), "a binding needs `ref = \"…\"`"))?;
-                (reference, table.get("env_path"))
-            }
-            _ => (value, None),
+        let DeValue::Table(table) = value.get_ref() else {
+            return Ok(Binding::plain(self.reference(value)?));
         };
-        let name = Reference::new(self.string(reference, "a binding")?)
-            .map_err(|bad| self.bad_name(reference.span(), &bad))?;
-        let env_path = env_path.map(|value| self.variable(value)).transpose()?;
-        Ok(Binding { reference: name, env_path })
+        self.closed(table, &["ref", "env_path", "max_opens", "for_first", "descend"])?;
+        let reference = table
+            .get("ref")
+            .ok_or_else(|| self.invalid(Some(value.span()), "a binding needs `ref = \"…\"`"))?;
+        let max_opens = table.get("max_opens").map(|value| self.max_opens(value)).transpose()?;
+        let for_first = table.get("for_first").map(|value| self.for_first(value)).transpose()?;
+        let descend = table.get("descend").map(|value| self.descend(value)).transpose()?;
+        Ok(Binding {
+            reference: self.reference(reference)?,
+            env_path: table.get("env_path").map(|value| self.variable(value)).transpose()?,
+            limits: Limits { max_opens, for_first },
+            descend: descend.unwrap_or_default(),
+        })
+    }
+
+    fn reference(&self, value: &Value<'_>) -> Result<Reference> {
+        Reference::new(self.string(value, "a binding")?).map_err(|bad| self.bad_name(value.span(), &bad))
+    }
+
+    fn max_opens(&self, value: &Value<'_>) -> Result<u64> {
+        let why = format!("max_opens must be {}", limits::OPENS);
+        decimal(value).and_then(limits::opens).ok_or_else(|| self.invalid(Some(value.span()), &why))
+    }
+
+    fn for_first(&self, value: &Value<'_>) -> Result<Duration> {
+        let why = format!("for_first must be {}", limits::A_DURATION);
+        limits::duration(self.string(value, "for_first")?)
+            .ok_or_else(|| self.invalid(Some(value.span()), &why).hint(limits::WRITE_A_DURATION))
+    }
+
+    fn descend(&self, value: &Value<'_>) -> Result<Descend> {
+        match (value.get_ref().as_str(), decimal(value).and_then(|levels| levels.parse().ok())) {
+            (Some("all"), _) => Ok(Descend::All),
+            (Some("child"), _) => Ok(Descend::CHILD),
+            (_, Some(levels)) => Ok(Descend::Levels(levels)),
+            _ => {
+                let why = "descend must be \"all\", \"child\" or a number of levels from 1";
+                Err(self.invalid(Some(value.span()), why))
+            }
+        }
     }
 
     /// A variable that a shell can name, and that neither kin nor the loader nor a search for programs uses.

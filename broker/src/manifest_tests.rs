@@ -58,6 +58,34 @@ fn a_manifest_says_its_project_and_bindings() {
 }
 
 #[test]
+fn a_binding_says_its_edges() {
+    let text = with("a = { ref = \"a\", max_opens = 3, for_first = \"1m30s\", descend = 2 }");
+    let a = &Manifest::read(project(text).path()).unwrap().bindings["a"];
+    let limits = Limits { max_opens: Some(3), for_first: Some(Duration::from_secs(90)) };
+    assert_eq!((a.limits, a.descend), (limits, Descend::Levels(2.try_into().unwrap())));
+    for (word, descend) in [("all", Descend::All), ("child", Descend::CHILD)] {
+        let text = with(&format!("a = {{ ref = \"a\", descend = \"{word}\" }}"));
+        let a = &Manifest::read(project(text).path()).unwrap().bindings["a"];
+        assert_eq!((a.limits, a.descend), (Limits::default(), descend));
+    }
+}
+
+#[test]
+fn edges_that_are_none_are_refused_by_line() {
+    for (key, bad) in [
+        ("max_opens", &["0", "-1", "nan", "18446744073709551616", "0x10", "1.0", "\"1\"", "true"][..]),
+        ("for_first", &["\"0s\"", "\"-1\"", "\"1ns\"", "\"10m5\"", "\"NaN\"", "\"31d\"", "\"\"", "30"]),
+        ("descend", &["0", "-1", "4294967296", "\"none\"", "\"\"", "\"2\"", "1.0", "true", "[]"]),
+    ] {
+        for value in bad {
+            let error = refused(with(&format!("a = {{ ref = \"a\", {key} = {value} }}")));
+            assert_eq!(error.code, "manifest_invalid", "{key} = {value}");
+            assert!(error.message.starts_with("kin.toml line 9: "), "{error:?}");
+        }
+    }
+}
+
+#[test]
 fn it_is_found_from_below() {
     let dir = project(GOOD);
     let below = dir.path().join("a/b");

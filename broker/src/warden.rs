@@ -107,14 +107,12 @@ impl Broker {
     }
 
     fn expire(&self) {
-        let now = clock::now();
-        if self.grants.next_expiry().is_none_or(|expiry| now < expiry) {
+        if self.grants.next_expiry().is_none() {
             return;
         }
-        for live in self.grants.all() {
-            if live.grant.expires.is_some_and(|expires| expires <= now) {
-                self.withdraw(&live, Ending::TtlExpired);
-            }
+        let now = clock::now();
+        while let Some(live) = self.grants.take_expired(now) {
+            self.withdraw(&live, Ending::TtlExpired);
         }
     }
 
@@ -139,14 +137,13 @@ impl Broker {
     /// the next subreaper up, which can be an outer keeper: that one must not take them for its own.
     fn keeper_gone(&self, token: u64, live: &LiveGrant) {
         let _ = self.warden.epoll.delete(live.keeper());
-        if let Some(outer) =
-            live.outer.filter(|_| live.may_have_survivors()).and_then(|id| self.grants.find(id))
-        {
+        if let Some(outer) = live.outer.as_ref().filter(|_| live.may_have_survivors()) {
             outer.refuse_orphans();
             self.identifier.forget_below(outer.grant.root);
         }
         self.withdraw(live, Ending::OwnerKilled);
         self.grants.strike(live.grant.root);
+        self.identifier.forget_below(live.grant.root);
         let _ = self.warden.epoll.delete(live.front());
         if let Some(Watched { socket: Some(socket), .. }) = self.warden.watched.lock().remove(&token) {
             let _ = self.warden.epoll.delete(&socket);
@@ -202,7 +199,7 @@ impl Broker {
                 let Some(command) = self.child_of_keeper(live, *pid) else {
                     return write_frame(socket, &Answer::<()>::Failed(peer_gone()), None).is_ok();
                 };
-                live.command_started(command);
+                live.command_started(command, clock::now());
             }
             Question::CommandEnded => live.command_ended(),
             Question::Finish { ending } => {

@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         command,
         only: None,
         ttl: None,
+        limits: kin_policy::Limits::default(),
+        max_opens_of: Vec::new(),
         end_with_child,
         project_directory: std::env::current_dir().unwrap_or_default(),
     };

@@ -215,7 +215,10 @@ fn errno(refusal: Refusal) -> Errno {
             | Denial::Orphan
             | Denial::Ended(_)
             | Denial::OtherProject
-            | Denial::ForeignReader => Errno::EACCES,
+            | Denial::ForeignReader
+            | Denial::TooFar
+            | Denial::WindowClosed
+            | Denial::MaxOpens => Errno::EACCES,
         },
         Refusal::Missing => Errno::ENOENT,
         Refusal::NotRecorded | Refusal::Broken => Errno::EIO,

@@ -1,6 +1,7 @@
 //! The decision.
 
-use crate::grant::{Binding, Ending, Grant, GrantId, Orphans, Standing};
+use crate::grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Standing};
+use crate::limits;
 use crate::names::{DirectoryName, FileName, Reference};
 use crate::process::Lineage;
 use crate::time::Timestamp;
@@ -115,6 +116,12 @@ pub enum Denial {
     PageCacheFill,
     /// The innermost grant has no such binding.
     NoBinding,
+    /// The binding does not reach so far below the command.
+    TooFar,
+    /// The time after the start in which it may be opened is over.
+    WindowClosed,
+    /// It was opened as often as it may be.
+    MaxOpens,
 }
 
 impl Denial {
@@ -134,12 +141,16 @@ impl Denial {
             Self::ForeignReader => "foreign_reader",
             Self::PageCacheFill => "page_cache",
             Self::NoBinding => "no_binding",
+            Self::TooFar => "too_far",
+            Self::WindowClosed => "window_closed",
+            Self::MaxOpens => "max_opens",
         }
     }
 }
 
 /// Decides one request. `grants` are those whose root is among the reader's ancestors, in any order;
-/// others do no harm. The innermost decides, whatever the outer ones would say: nesting narrows.
+/// others do no harm. The innermost decides, whatever the outer ones would say, and it never gives more than
+/// is left of those around it: nesting narrows.
 pub fn decide(request: &Request<'_>, grants: &[Standing<'_>], now: Timestamp) -> Decision {
     match judge(request, grants, now) {
         Ok((grant, binding)) => Decision::Permit(Permit {
@@ -186,10 +197,16 @@ fn judge<'a>(
             return Err(Denial::PageCacheFill);
         }
     }
-    match request.file {
-        None => Ok((grant, None)),
-        Some(file) => grant.bindings.get(file).map(|b| (grant, Some(b))).ok_or(Denial::NoBinding),
+    let Some(file) = request.file else { return Ok((grant, None)) };
+    let binding = grant.bindings.get(file).ok_or(Denial::NoBinding)?;
+    if !binding.descend.reaches(lineage, grant.root, standing.command) {
+        return Err(Denial::TooFar);
     }
+    if request.action == Action::Open {
+        and_around(standing)
+            .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;
+    }
+    Ok((grant, Some(binding)))
 }
 
 fn innermost<'s, 'a>(lineage: &Lineage, grants: &'s [Standing<'a>]) -> Option<&'s Standing<'a>> {
@@ -201,23 +218,26 @@ fn innermost<'s, 'a>(lineage: &Lineage, grants: &'s [Standing<'a>]) -> Option<&'
 }
 
 fn admitted(lineage: &Lineage, standing: &Standing<'_>) -> Result<(), Denial> {
+    let branch = lineage.branch_below(standing.grant.root);
     match standing.orphans {
         Orphans::Admitted => Ok(()),
-        Orphans::Refused { command } => {
-            let branch = lineage.branch_below(standing.grant.root);
-            if command.is_some() && branch == command { Ok(()) } else { Err(Denial::Orphan) }
-        }
+        Orphans::Refused if standing.command.is_some() && branch == standing.command => Ok(()),
+        Orphans::Refused => Err(Denial::Orphan),
     }
 }
 
+/// The grant itself first, then those around it.
+fn and_around<'a>(standing: &Standing<'a>) -> impl Iterator<Item = Around<'a>> {
+    let Standing { grant, ended, uses, around, .. } = *standing;
+    core::iter::once(Around { grant, ended, uses }).chain(around.iter().copied())
+}
+
 fn alive(standing: &Standing<'_>, now: Timestamp) -> Result<(), Denial> {
-    if let Some(ending) = standing.ended {
-        return Err(Denial::Ended(ending));
-    }
-    match standing.grant.expires {
-        Some(expires) if now >= expires => Err(Denial::Ended(Ending::TtlExpired)),
+    and_around(standing).try_for_each(|around| match (around.ended, around.grant.expires) {
+        (Some(ending), _) => Err(Denial::Ended(ending)),
+        (None, Some(expires)) if now >= expires => Err(Denial::Ended(Ending::TtlExpired)),
         _ => Ok(()),
-    }
+    })
 }
 
 #[cfg(test)]

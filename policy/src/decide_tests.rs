@@ -1,10 +1,13 @@
 //! Every denial has a row; every permit too; and random forests agree with a reference model.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::{Descend, Limits, Uses};
 use crate::process::{Pid, Process, Tid};
 
 fn process(pid: u32) -> Process {
@@ -35,7 +38,7 @@ fn directory(name: &str) -> DirectoryName {
 }
 
 fn grant(root: u32) -> Grant {
-    let binding = Binding { reference: Reference::new("db/url").unwrap(), env_path: None };
+    let binding = Binding::plain(Reference::new("db/url").unwrap());
     Grant {
         id: id(root),
         root: process(root),
@@ -43,11 +46,54 @@ fn grant(root: u32) -> Grant {
         bindings: BTreeMap::from([(file("DB"), binding)]),
         created: Timestamp::from_nanos(0),
         expires: None,
+        limits: Limits::default(),
     }
 }
 
 fn standing(grant: &Grant) -> Standing<'_> {
-    Standing { grant, ended: None, orphans: Orphans::Admitted }
+    Standing {
+        grant,
+        ended: None,
+        command: None,
+        orphans: Orphans::Admitted,
+        uses: Uses::default(),
+        around: &[],
+    }
+}
+
+/// A grant around the one that decides.
+fn around(grant: &Grant) -> Around<'_> {
+    Around { grant, ended: None, uses: Uses::default() }
+}
+
+/// A grant whose binding has these edges.
+fn edged(root: u32, limits: Limits, descend: Descend) -> Grant {
+    let mut grant = grant(root);
+    let binding = grant.bindings.get_mut("DB").unwrap();
+    (binding.limits, binding.descend) = (limits, descend);
+    grant
+}
+
+fn levels(count: u32) -> Descend {
+    Descend::Levels(NonZeroU32::new(count).unwrap())
+}
+
+fn at_most(opens: u64) -> Limits {
+    Limits { max_opens: Some(opens), ..Limits::default() }
+}
+
+fn first(nanos: u64) -> Limits {
+    Limits { for_first: Some(Duration::from_nanos(nanos)), ..Limits::default() }
+}
+
+/// So many opens, of them so many of the file; the command was started at 10.
+fn used(opens: u64, of_file: u64) -> Uses {
+    Uses { started: Some(Timestamp::from_nanos(10)), opens, of_file }
+}
+
+/// A standing whose command is process 3.
+fn commanded(grant: &Grant) -> Standing<'_> {
+    Standing { command: Some(process(3)), ..standing(grant) }
 }
 
 fn ask(action: Action, reader: Reader<'_>, name: &str, grants: &[Standing<'_>], now: u64) -> Decision {
@@ -102,10 +148,43 @@ deny!(a_page_cache_fill_is_refused: read(100, true), Reader::Proven(&lineage(&[3
 deny!(what_is_not_bound_is_not_there: Action::Open, Reader::Proven(&lineage(&[3, 100])), "OTHER",
     [standing(&grant(100))], 0 => Denial::NoBinding);
 deny!(an_orphan_after_a_killed_inner_keeper: Action::Open, Reader::Proven(&lineage(&[9, 8, 100])), "DB",
-    [Standing { orphans: Orphans::Refused { command: Some(process(3)) }, ..standing(&grant(100)) }], 0
+    [Standing { orphans: Orphans::Refused, ..commanded(&grant(100)) }], 0
     => Denial::Orphan);
 deny!(orphans_without_a_known_command: Action::Open, Reader::Proven(&lineage(&[9, 100])), "DB",
-    [Standing { orphans: Orphans::Refused { command: None }, ..standing(&grant(100)) }], 0 => Denial::Orphan);
+    [Standing { orphans: Orphans::Refused, ..standing(&grant(100)) }], 0 => Denial::Orphan);
+deny!(the_grant_was_opened_as_often_as_it_may: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { uses: used(2, 0), ..standing(&Grant { limits: at_most(2), ..grant(100) }) }], 20 => Denial::MaxOpens);
+deny!(the_file_was_opened_as_often_as_it_may: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { uses: used(9, 2), ..standing(&edged(100, at_most(2), Descend::All)) }], 20 => Denial::MaxOpens);
+deny!(an_outer_grant_was_opened_as_often_as_it_may: Action::Open, Reader::Proven(&lineage(&[5, 200])), "DB",
+    [Standing { around: &[Around { uses: used(2, 0), ..around(&Grant { limits: at_most(2), ..grant(100) }) }],
+        ..standing(&grant(200)) }], 20 => Denial::MaxOpens);
+deny!(the_outer_file_was_opened_as_often_as_it_may: Action::Open, Reader::Proven(&lineage(&[5, 200])), "DB",
+    [Standing { around: &[around(&grant(150)), Around { uses: used(9, 2), ..around(&edged(100, at_most(2), Descend::All)) }],
+        ..standing(&grant(200)) }], 20 => Denial::MaxOpens);
+deny!(the_window_of_the_grant_is_over: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { uses: used(0, 0), ..standing(&Grant { limits: first(5), ..grant(100) }) }], 15 => Denial::WindowClosed);
+deny!(the_window_of_the_file_is_over: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { uses: used(0, 0), ..standing(&edged(100, first(5), Descend::All)) }], 15 => Denial::WindowClosed);
+deny!(a_window_runs_from_the_making_until_a_command_starts: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [standing(&edged(100, first(5), Descend::All))], 5 => Denial::WindowClosed);
+deny!(a_window_is_not_begun_anew_inside: Action::Open, Reader::Proven(&lineage(&[5, 200])), "DB",
+    [Standing { uses: Uses { started: Some(Timestamp::from_nanos(14)), ..Uses::default() },
+        around: &[Around { uses: used(0, 0), ..around(&edged(100, first(5), Descend::All)) }],
+        ..standing(&edged(200, first(5), Descend::All)) }], 15 => Denial::WindowClosed);
+deny!(an_outer_grant_that_ended_ends_the_inner_one: Action::Look, Reader::Proven(&lineage(&[5, 200])), "DB",
+    [Standing { around: &[Around { ended: Some(Ending::Revoked), ..around(&grant(100)) }], ..standing(&grant(200)) }],
+    0 => Denial::Ended(Ending::Revoked));
+deny!(a_child_of_the_command_is_too_far: Action::Look, Reader::Proven(&lineage(&[7, 3, 100])), "DB",
+    [commanded(&edged(100, Limits::default(), Descend::CHILD))], 0 => Denial::TooFar);
+deny!(a_read_below_the_last_level_is_too_far: read(100, false), Reader::Proven(&lineage(&[8, 7, 3, 100])), "DB",
+    [commanded(&edged(100, Limits::default(), levels(2)))], 0 => Denial::TooFar);
+deny!(an_orphan_on_the_root_is_on_no_level: Action::Open, Reader::Proven(&lineage(&[9, 100])), "DB",
+    [commanded(&edged(100, Limits::default(), levels(9)))], 0 => Denial::TooFar);
+deny!(below_an_orphan_there_is_no_level: Action::Open, Reader::Proven(&lineage(&[8, 9, 100])), "DB",
+    [commanded(&edged(100, Limits::default(), levels(9)))], 0 => Denial::TooFar);
+deny!(without_a_known_command_there_is_no_level: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [standing(&edged(100, Limits::default(), Descend::CHILD))], 0 => Denial::TooFar);
 
 fn permit(decision: Decision) -> Permit {
     match decision {
@@ -129,10 +208,40 @@ fn an_open_permit_names_the_secret_and_a_look_does_not() {
 #[test]
 fn descendants_of_the_command_stay_members_after_an_inner_keeper_was_killed() {
     let grant = grant(100);
-    let standing = Standing { orphans: Orphans::Refused { command: Some(process(3)) }, ..standing(&grant) };
+    let standing = Standing { orphans: Orphans::Refused, ..commanded(&grant) };
     for reader in [lineage(&[3, 100]), lineage(&[7, 3, 100])] {
         let _ = permit(ask(Action::Open, Reader::Proven(&reader), "DB", &[standing], 0));
     }
+}
+
+#[test]
+fn an_open_within_every_edge_is_permitted() {
+    let limits = Limits { max_opens: Some(2), for_first: Some(Duration::from_nanos(5)) };
+    let (outer, inner) = (
+        Grant { limits, ..edged(100, limits, Descend::All) },
+        Grant { limits, ..edged(200, limits, levels(2)) },
+    );
+    let around = [Around { uses: used(1, 1), ..around(&outer) }];
+    let standing = Standing { uses: used(1, 1), around: &around, ..commanded(&inner) };
+    for reader in [lineage(&[3, 200]), lineage(&[7, 3, 200])] {
+        let _ = permit(ask(Action::Open, Reader::Proven(&reader), "DB", &[standing], 14));
+    }
+}
+
+#[test]
+fn limits_bound_opens_and_nothing_else() {
+    let grant = Grant { limits: at_most(1), ..edged(100, first(5), Descend::All) };
+    let standing = Standing { uses: used(1, 1), ..standing(&grant) };
+    for action in [Action::Look, read(100, false)] {
+        let _ = permit(ask(action, Reader::Proven(&lineage(&[3, 100])), "DB", &[standing], 99));
+    }
+}
+
+#[test]
+fn the_narrower_of_two_limits_holds() {
+    let both = Limits { max_opens: Some(3), for_first: None }.and(Limits { max_opens: Some(2), ..first(7) });
+    assert_eq!(both, Limits { max_opens: Some(2), ..first(7) });
+    assert_eq!(first(7).and(first(9)), first(7));
 }
 
 #[test]
@@ -167,28 +276,47 @@ proptest! {
         parents in forest(),
         leaf in any::<prop::sample::Index>(),
         rooted in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), prop::option::of(0u64..100)), 0..8),
+        edges in (prop::option::of(0u64..4), prop::option::of(0u64..100), prop::option::of(1u32..4)),
+        (opens, of_file) in (0u64..4, 0u64..4),
         now in 0u64..100,
     ) {
+        let (most, window, reach) = edges;
+        let limits = Limits { max_opens: most, for_first: window.map(Duration::from_nanos) };
+        let descend = reach.map_or(Descend::All, levels);
         let leaf = leaf.index(parents.len()) + 1;
         let mut made: BTreeMap<u32, (Grant, bool)> = BTreeMap::new();
         for (at, revoked, expires) in rooted {
             let root = at.index(parents.len()) as u32 + 2;
-            made.insert(root, (Grant { expires: expires.map(Timestamp::from_nanos), ..grant(root) }, revoked));
+            let grant = edged(root, limits, descend);
+            made.insert(root, (Grant { expires: expires.map(Timestamp::from_nanos), ..grant }, revoked));
         }
         let standings: Vec<_> = made
             .values()
-            .map(|(grant, revoked)| Standing { ended: revoked.then_some(Ending::Revoked), ..standing(grant) })
+            .map(|(grant, revoked)| Standing {
+                ended: revoked.then_some(Ending::Revoked),
+                uses: used(opens, of_file),
+                ..commanded(grant)
+            })
             .collect();
         let pids = chain(&parents, leaf);
         let reader = lineage(&pids);
         let expected = pids[1..].iter().find_map(|pid| made.get(pid));
+        let depth = pids[1..].iter().position(|pid| made.contains_key(pid)).map_or(0, |at| at + 1);
+        let from_command = depth > 0 && pids[depth - 1] == 3;
+        let near = reach.is_none_or(|reach| from_command && depth <= reach as usize);
+        let open_still = window.is_none_or(|window| now < 10 + window);
+        let uses_left = most.is_none_or(|most| of_file < most);
         match ask(Action::Open, Reader::Proven(&reader), "DB", &standings, now) {
             Decision::Permit(permit) => {
                 let (grant, revoked) = expected.expect("permitted outside every tree");
                 prop_assert_eq!(permit.grant(), Some(grant.id));
                 prop_assert!(!revoked);
                 prop_assert!(grant.expires.is_none_or(|at| Timestamp::from_nanos(now) < at));
+                prop_assert!(near && open_still && uses_left);
             }
+            Decision::Deny(Denial::TooFar) => prop_assert!(!near),
+            Decision::Deny(Denial::WindowClosed) => prop_assert!(near && !open_still),
+            Decision::Deny(Denial::MaxOpens) => prop_assert!(near && open_still && !uses_left),
             Decision::Deny(Denial::OutsideTree) => prop_assert!(expected.is_none()),
             Decision::Deny(Denial::Ended(Ending::Revoked)) => prop_assert!(expected.unwrap().1),
             Decision::Deny(Denial::Ended(Ending::TtlExpired)) => {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::{Descend, Limits, Uses};
 use crate::names::{DirectoryName, FileName, Reference};
 use crate::process::Process;
 use crate::time::Timestamp;
@@ -70,6 +71,19 @@ pub struct Binding {
     /// The environment variable that gets the file's path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_path: Option<String>,
+    /// How often and for how long it may be opened.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Who in the tree may have it.
+    #[serde(default)]
+    pub descend: Descend,
+}
+
+impl Binding {
+    /// To this secret, without any edge.
+    pub fn plain(reference: Reference) -> Self {
+        Self { reference, env_path: None, limits: Limits::default(), descend: Descend::All }
+    }
 }
 
 /// One grant, as it was made. What happens to it later is its [`Standing`].
@@ -87,6 +101,8 @@ pub struct Grant {
     pub created: Timestamp,
     /// When it ends by itself.
     pub expires: Option<Timestamp>,
+    /// How often and for how long anything may be opened.
+    pub limits: Limits,
 }
 
 /// Why a grant ended.
@@ -131,10 +147,7 @@ pub enum Orphans {
     Admitted,
     /// An inner keeper was killed, so orphans may be survivors of a narrower grant: only descendants
     /// of the root's own command (where it is known) are members from now on.
-    Refused {
-        /// The command that the root spawned.
-        command: Option<Process>,
-    },
+    Refused,
 }
 
 /// A grant and what has become of it.
@@ -144,8 +157,25 @@ pub struct Standing<'a> {
     pub grant: &'a Grant,
     /// How it ended, where it has.
     pub ended: Option<Ending>,
+    /// The command that its root started, where that is known.
+    pub command: Option<Process>,
     /// What holds for orphans.
     pub orphans: Orphans,
+    /// What has been used of it.
+    pub uses: Uses,
+    /// The grants that it was made inside of: what is left of them bounds it too.
+    pub around: &'a [Around<'a>],
+}
+
+/// A grant around another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    /// The grant.
+    pub grant: &'a Grant,
+    /// How it ended, where it has.
+    pub ended: Option<Ending>,
+    /// What has been used of it.
+    pub uses: Uses,
 }
 
 #[cfg(test)]

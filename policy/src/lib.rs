@@ -7,12 +7,14 @@
 
 mod decide;
 mod grant;
+mod limits;
 mod names;
 mod process;
 mod time;
 
 pub use decide::{Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal};
-pub use grant::{Binding, Ending, Grant, GrantId, Orphans, Standing};
+pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Standing};
+pub use limits::{Descend, Limits, Uses};
 pub use names::{BadName, DirectoryName, FileName, ProjectName, Reference, unprintable};
 pub use process::{Lineage, Pid, Process, Tid};
 pub use time::Timestamp;

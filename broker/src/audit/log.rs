@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
-use kin_policy::Permit;
+use kin_policy::{Denial, Permit};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use parking_lot::{Mutex, MutexGuard};
@@ -80,8 +80,8 @@ pub enum NotLogged {
     },
     /// Another write is stuck in the kernel.
     Stalled,
-    /// The permit was withdrawn before its record was written.
-    Withdrawn,
+    /// The permit no longer held when its record was to be written.
+    Denied(Denial),
 }
 
 impl fmt::Display for NotLogged {
@@ -91,7 +91,7 @@ impl fmt::Display for NotLogged {
                 write!(f, "could not write the audit log: {}", Errno::from_raw(*errno).desc().to_lowercase())
             }
             Self::Stalled => f.write_str("the audit log does not take writes: one is stuck"),
-            Self::Withdrawn => f.write_str("the grant ended before its use was recorded"),
+            Self::Denied(_) => f.write_str("the permit ended before its use was recorded"),
         }
     }
 }
@@ -106,7 +106,7 @@ impl From<NotLogged> for Error {
             }
             NotLogged::Stalled => Self::new(Class::Timeout, "audit_stalled", why.to_string())
                 .hint("look at the disk that holds the state directory"),
-            NotLogged::Withdrawn => Self::new(Class::Denied, "grant_ended", why.to_string()),
+            NotLogged::Denied(_) => Self::new(Class::Denied, "grant_ended", why.to_string()),
         }
     }
 }
@@ -156,6 +156,7 @@ impl AuditLog {
 
     /// Writes the record of a permit's use. `still_valid` is asked under the lock that orders all
     /// records, so where a withdrawal takes effect before it is recorded, no allow follows its record.
+    /// `written` is called under it too, once the record stands: what it counts is what the log shows.
     ///
     /// # Errors
     /// [`NotLogged`]; nothing may be delivered then.
@@ -163,15 +164,15 @@ impl AuditLog {
         &self,
         permit: Permit,
         event: &Event<'_>,
-        still_valid: impl FnOnce() -> bool,
+        still_valid: impl FnOnce() -> Result<(), Denial>,
+        written: impl FnOnce(),
     ) -> Result<Logged<Permit>, NotLogged> {
         let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
-        if !still_valid() {
-            return Err(NotLogged::Withdrawn);
-        }
+        still_valid().map_err(NotLogged::Denied)?;
         let seq = self
             .put(&mut head, event.name(), &|out| event.write(out))
             .inspect_err(|_| self.fault.one_more())?;
+        written();
         Ok(Logged::new(permit, seq))
     }
 

@@ -5,12 +5,14 @@ use std::process::Command;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 
-use kin_policy::Reference;
+use kin_policy::{Ending, Reference};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::super::testing::{self, Fault, Faulty, Scene, denials, events, lines};
 use super::super::verify;
 use super::*;
+
+const REVOKED: Denial = Denial::Ended(Ending::Revoked);
 
 #[test]
 fn records_are_numbered_and_chained_over_restarts() {
@@ -36,7 +38,7 @@ fn a_logged_permit_has_its_number_and_its_reference() {
     let dir = testing::dir();
     let log = AuditLog::open(dir.path()).unwrap();
     log.append(&Event::MountLost).unwrap();
-    let logged = log.append_permit(testing::permit(), &Scene::new().allow(), || true).unwrap();
+    let logged = log.append_permit(testing::permit(), &Scene::new().allow(), || Ok(()), || ()).unwrap();
     assert_eq!(logged.seq(), 2);
     assert_eq!(logged.get().reference().map(Reference::as_str), Some("db/url"));
 }
@@ -45,12 +47,31 @@ fn a_logged_permit_has_its_number_and_its_reference() {
 fn d01_a_withdrawn_permit_is_never_written() {
     let dir = testing::dir();
     let (log, orders) = Faulty::open(dir.path());
-    let refused = log.append_permit(testing::permit(), &Scene::new().allow(), || false);
-    assert_eq!(refused.unwrap_err(), NotLogged::Withdrawn);
+    let refused = log.append_permit(testing::permit(), &Scene::new().allow(), || Err(REVOKED), || ());
+    assert_eq!(refused.unwrap_err(), NotLogged::Denied(REVOKED));
     orders.lock().push_back(Fault::Errno(libc::EIO));
     log.append(&Event::MountLost).unwrap_err();
-    log.append_permit(testing::permit(), &Scene::new().allow(), || false).unwrap_err();
+    log.append_permit(testing::permit(), &Scene::new().allow(), || Err(REVOKED), || ()).unwrap_err();
     assert_eq!(std::fs::metadata(storage::log_path(dir.path())).unwrap().len(), 0);
+}
+
+#[test]
+fn what_the_log_counts_is_what_stands_in_it() {
+    let dir = testing::dir();
+    let (log, orders) = Faulty::open(dir.path());
+    let counted = AtomicUsize::new(0);
+    let use_one = |valid: Result<(), Denial>| {
+        let count = || _ = counted.fetch_add(1, Ordering::SeqCst);
+        log.append_permit(testing::permit(), &Scene::new().allow(), || valid, count)
+    };
+    use_one(Ok(())).unwrap();
+    use_one(Err(Denial::MaxOpens)).unwrap_err();
+    orders.lock().push_back(Fault::Errno(libc::EIO));
+    use_one(Ok(())).unwrap_err();
+    assert_eq!(counted.load(Ordering::SeqCst), 1, "a record that failed has eaten nothing");
+    use_one(Ok(())).unwrap();
+    let allowed = events(dir.path()).into_iter().filter(|event| event == "open.allow").count();
+    assert_eq!((counted.load(Ordering::SeqCst), allowed), (2, 2));
 }
 
 #[test]
@@ -63,9 +84,10 @@ fn d03_no_allow_follows_the_record_of_a_withdrawal() {
         let valid = AtomicBool::new(true);
         let seqs = std::thread::scope(|scope| {
             let opener = || {
+                let valid_still = || valid.load(Ordering::SeqCst).then_some(()).ok_or(REVOKED);
                 let mut last = 0;
                 while let Ok(logged) =
-                    log.append_permit(testing::permit(), &scene.allow(), || valid.load(Ordering::SeqCst))
+                    log.append_permit(testing::permit(), &scene.allow(), valid_still, || ())
                 {
                     last = logged.seq();
                 }
@@ -124,7 +146,7 @@ fn l02_every_error_refuses_leaves_the_chain_whole_and_is_told_later() {
         log.append(&Scene::new().allow()).unwrap();
         for half in [0, 100] {
             orders.lock().extend([Fault::Short(half.max(1)), Fault::Errno(errno)]);
-            let refused = log.append_permit(testing::permit(), &Scene::new().allow(), || true);
+            let refused = log.append_permit(testing::permit(), &Scene::new().allow(), || Ok(()), || ());
             assert_eq!(refused.unwrap_err(), NotLogged::Failed { errno });
             assert_eq!(verify(dir.path()).unwrap().partial, 0);
         }
@@ -191,7 +213,7 @@ fn l01_a_file_at_its_size_limit_refuses_and_recovers() {
     setrlimit(Resource::RLIMIT_FSIZE, 1000, hard).unwrap();
     let mut refused = 0;
     for _ in 0..10 {
-        match log.append_permit(testing::permit(), &Scene::new().allow(), || true) {
+        match log.append_permit(testing::permit(), &Scene::new().allow(), || Ok(()), || ()) {
             Err(NotLogged::Failed { errno: libc::EFBIG }) => refused += 1,
             other => assert!(other.is_ok(), "{other:?}"),
         }
@@ -229,7 +251,7 @@ fn full_disk(dir: &Path) {
     std::fs::write(&ballast, vec![0; 32 * 1024]).unwrap();
     let mut allowed = 0;
     let errno = loop {
-        match log.append_permit(testing::permit(), &scene.allow(), || true) {
+        match log.append_permit(testing::permit(), &scene.allow(), || Ok(()), || ()) {
             Ok(_) => allowed += 1,
             Err(NotLogged::Failed { errno }) => break errno,
             Err(other) => panic!("{other:?}"),
@@ -238,11 +260,11 @@ fn full_disk(dir: &Path) {
     };
     assert_eq!(errno, libc::ENOSPC);
     for _ in 0..4 {
-        log.append_permit(testing::permit(), &scene.allow(), || true).unwrap_err();
+        log.append_permit(testing::permit(), &scene.allow(), || Ok(()), || ()).unwrap_err();
     }
     log.deny(&scene.denied(300));
     std::fs::remove_file(&ballast).unwrap();
-    log.append_permit(testing::permit(), &scene.allow(), || true).unwrap();
+    log.append_permit(testing::permit(), &scene.allow(), || Ok(()), || ()).unwrap();
     log.flush(true);
     let lines = lines(dir);
     assert_eq!(lines[allowed]["event"], "audit.fault");

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use kin_policy::{
-    Binding, DirectoryName, Ending, FileName, GrantId, Pid, Process, ProjectName, Reference, Tid,
+    Binding, DirectoryName, Ending, FileName, GrantId, Limits, Pid, Process, ProjectName, Reference, Tid,
 };
 
 use super::json::{self, Members};
@@ -58,6 +58,8 @@ pub enum Event<'a> {
         program: &'a OsStr,
         /// Until it ends by itself, in milliseconds.
         ttl_ms: Option<u64>,
+        /// What bounds its opens.
+        limits: Limits,
     },
     /// `grant.revoke` where a person did it, else `grant.expire` with the reason.
     GrantEnd {
@@ -318,7 +320,8 @@ impl Event<'_> {
     }
 
     fn write_grant(&self, out: &mut Members<'_>) {
-        let &Self::GrantCreate { grant, project, directory, bindings, root, program, ttl_ms } = self else {
+        let &Self::GrantCreate { grant, project, directory, bindings, root, program, ttl_ms, limits } = self
+        else {
             return;
         };
         write_grant_id(out, Some(grant));
@@ -333,6 +336,12 @@ impl Event<'_> {
         out.number("root_start", root.start);
         out.text("program", program.as_bytes(), PROGRAM);
         out.maybe_number("ttl_ms", ttl_ms);
+        if let Some(most) = limits.max_opens {
+            out.number("max_opens", most);
+        }
+        if let Some(window) = limits.for_first {
+            out.number("for_first_ms", u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of what records say.
 
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -80,7 +81,7 @@ fn a_long_chain_keeps_its_nearest_64() {
 
 #[test]
 fn a_grant_lists_its_bindings_and_counts_those_that_do_not_fit() {
-    let binding = |name: &str| Binding { reference: Reference::new(name).unwrap(), env_path: None };
+    let binding = |name: &str| Binding::plain(Reference::new(name).unwrap());
     let mut bindings: BTreeMap<_, _> = [(FileName::new("A").unwrap(), binding("a/b"))].into_iter().collect();
     let project = DirectoryName::new("api").unwrap();
     let create = |bindings: &BTreeMap<FileName, Binding>| {
@@ -92,11 +93,13 @@ fn a_grant_lists_its_bindings_and_counts_those_that_do_not_fit() {
             root: process(5, 6),
             program: OsStr::new("./deploy.sh"),
             ttl_ms: Some(1500),
+            limits: Limits { max_opens: Some(7), for_first: Some(Duration::from_secs(2)) },
         })
     };
     let line = create(&bindings);
     assert_eq!(line["bindings"], serde_json::json!({"A": "a/b"}));
     assert_eq!((&line["program"], &line["ttl_ms"]), (&"./deploy.sh".into(), &1500.into()));
+    assert_eq!((&line["max_opens"], &line["for_first_ms"]), (&7.into(), &2000.into()));
     assert!(line.get("bindings_elided").is_none());
     bindings.extend((0..100).map(|n| (FileName::new(format!("B{n:0200}")).unwrap(), binding("x"))));
     let line = create(&bindings);
@@ -142,7 +145,7 @@ proptest! {
         };
         let text = String::from_utf8_lossy(&hostile);
         let (path, grant) = (Path::new(OsStr::from_bytes(&hostile)), scene.grant);
-        let binding = Binding { reference: reference.clone(), env_path: None };
+        let binding = Binding::plain(reference.clone());
         let bindings = (0..40).map(|n| {
             let name = format!("{}{n:02}", "\u{3000}".repeat(84));
             (FileName::new(name).unwrap(), binding.clone())
@@ -157,6 +160,7 @@ proptest! {
                 root: process(u32::MAX, u64::MAX),
                 program: path.as_os_str(),
                 ttl_ms: Some(u64::MAX),
+                limits: Limits { max_opens: Some(u64::MAX), for_first: Some(Duration::MAX) },
             },
             Event::BrokerStart { version: &text, unclean: true, grants_lost: u64::MAX },
             Event::BrokerStop { reason: &text },

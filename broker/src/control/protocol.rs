@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use kin_policy::{DirectoryName, Ending, FileName, GrantId, ProjectName, Reference};
+use kin_policy::{DirectoryName, Ending, FileName, GrantId, Limits, ProjectName, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -256,6 +256,12 @@ pub struct GrantRequest {
     pub only: Option<Vec<FileName>>,
     /// How long, in milliseconds, where it ends by itself.
     pub ttl_ms: Option<u64>,
+    /// What bounds its opens.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Opens of single files, at most: beside what the manifest says.
+    #[serde(default)]
+    pub max_opens_of: Vec<(FileName, u64)>,
     /// The front that the keeper answers to: the keeper's parent.
     pub front: u32,
     /// The command, for `kin status`: escaped text, never a record.
@@ -349,8 +355,35 @@ pub struct GrantStatus {
     pub age_s: u64,
     /// Milliseconds until it ends by itself.
     pub ttl_left_ms: Option<u64>,
+    /// What is left of its limits.
+    #[serde(flatten)]
+    pub left: Left,
+    /// What is left for those of its files that have edges of their own.
+    #[serde(default)]
+    pub edges: Vec<FileEdges>,
     /// Its process tree, the keeper first.
     pub tree: Vec<TreeProcess>,
+}
+
+/// What is left of limits, those of the grants around included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Opens; `None` where they are not counted.
+    pub opens_left: Option<u64>,
+    /// Milliseconds in which it may be opened; `None` where that does not end before the grant.
+    pub window_left_ms: Option<u64>,
+}
+
+/// The edges of one file, as `kin status` shows them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FileEdges {
+    /// The file.
+    pub file: FileName,
+    /// What is left of its own limits.
+    #[serde(flatten)]
+    pub left: Left,
+    /// Levels of processes that may have it, of which the command is the first; `None` is all.
+    pub levels: Option<u32>,
 }
 
 /// One process of a grant's tree.

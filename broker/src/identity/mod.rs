@@ -144,9 +144,21 @@ impl Identifier {
     }
 
     /// Forgets every reader that is `root` or below it, and voids walks under way. To be called after [`Roots`]
-    /// knows of a grant made at `root`, and after a grant ended.
+    /// knows of a grant made at `root`, and once the keeper is gone. Looks at all that is known.
     pub fn forget_below(&self, root: Process) {
         self.cache.forget_below(root);
+    }
+
+    /// From whom a known reader descends now, with nothing remembered on the way: exits since it was proven
+    /// may have brought it nearer to its root.
+    ///
+    /// # Errors
+    /// Why it could not be proven, which is a denial.
+    pub fn walk_again(&self, known: &Known, roots: &dyn Roots) -> Result<Lineage, Unidentified> {
+        let open = |pid: Pid| self.pinned.open(&*self.table, pid);
+        let walk = Walk { table: &*self.table, roots, known: &|_| None, open: &open };
+        let ancestors = walk.ascend(known.held())?.ancestors;
+        Ok(Lineage { ancestors, ..known.lineage().clone() })
     }
 
     /// Forgets everybody, and voids walks under way.

@@ -118,11 +118,19 @@ fn a_permit_to_look_opens_nothing() {
         bindings: BTreeMap::new(),
         created: Timestamp::from_nanos(0),
         expires: None,
+        limits: Limits::default(),
     };
     let lineage = Lineage { tid: Tid::new(200).unwrap(), process: reader, ancestors: vec![root] };
     let request =
         Request { action: Action::Look, reader: Reader::Proven(&lineage), project: &project, file: None };
-    let standing = Standing { grant: &grant, ended: None, orphans: Orphans::Admitted };
+    let standing = Standing {
+        grant: &grant,
+        ended: None,
+        command: None,
+        orphans: Orphans::Admitted,
+        uses: Uses::default(),
+        around: &[],
+    };
     let Decision::Permit(permit) = decide(&request, &[standing], Timestamp::from_nanos(1)) else {
         panic!("a member may look");
     };

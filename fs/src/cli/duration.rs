@@ -3,17 +3,9 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use kin_broker::{Error, Result};
+use kin_broker::{Error, Result, limits};
 
 use super::{bad_usage, output};
-
-/// The shortest and the longest time that a grant may be given, in seconds.
-const SHORTEST: u64 = 1;
-const LONGEST: u64 = 30 * DAY;
-const DAY: u64 = 24 * 60 * 60;
-
-/// Units, from the longest, in seconds.
-const UNITS: [(char, u64); 4] = [('d', DAY), ('h', 60 * 60), ('m', 60), ('s', 1)];
 
 /// A grant's time to live, `90s`, `10m`, `1h30m`, `2d`: whole numbers, each with its unit, the longest
 /// first, one second to thirty days in all.
@@ -21,43 +13,30 @@ const UNITS: [(char, u64); 4] = [('d', DAY), ('h', 60 * 60), ('m', 60), ('s', 1)
 /// # Errors
 /// `bad_ttl`.
 pub(super) fn ttl(argument: &OsStr) -> Result<Duration> {
-    argument.to_str().and_then(seconds).map(Duration::from_secs).ok_or_else(|| bad_ttl(argument))
+    argument.to_str().and_then(limits::duration).ok_or_else(|| bad(argument, "bad_ttl"))
 }
 
-fn bad_ttl(argument: &OsStr) -> Error {
-    let mut short: String = output::printable_bytes(argument.as_encoded_bytes());
-    if let Some((cut, _)) = short.char_indices().nth(40) {
-        short.truncate(cut);
-        short.push('…');
-    }
-    bad_usage(
-        "bad_ttl",
-        format!("\"{short}\" is not a time from 1s to 30d"),
-        "write it as 90s, 10m, 1h30m or 2d",
-    )
+/// How long after its start a command may open files, written as a time to live is.
+///
+/// # Errors
+/// `bad_window`.
+pub(super) fn window(argument: &OsStr) -> Result<Duration> {
+    argument.to_str().and_then(limits::duration).ok_or_else(|| bad(argument, "bad_window"))
 }
 
-fn seconds(text: &str) -> Option<u64> {
-    let mut rest = text;
-    let mut total: u64 = 0;
-    let mut units = UNITS.iter();
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        let unit = rest[digits..].chars().next()?;
-        let (_, length) = units.find(|(name, _)| *name == unit)?;
-        total = total.checked_add(number.checked_mul(*length)?)?;
-        rest = &rest[digits + unit.len_utf8()..];
-    }
-    (SHORTEST..=LONGEST).contains(&total).then_some(total)
+fn bad(argument: &OsStr, code: &'static str) -> Error {
+    let message = format!("\"{}\" is not {}", output::excerpt(argument), limits::A_DURATION);
+    bad_usage(code, message, limits::WRITE_A_DURATION)
 }
 
 /// Seconds for people: the two longest units that are not zero, `3m 12s`.
 pub(super) fn brief(seconds: u64) -> String {
-    let Some(first) = UNITS.iter().position(|(_, length)| seconds >= *length) else { return "0s".into() };
-    let (name, length) = UNITS[first];
+    let Some(first) = limits::UNITS.iter().position(|(_, length)| seconds >= *length) else {
+        return "0s".into();
+    };
+    let (name, length) = limits::UNITS[first];
     let mut text = format!("{}{name}", seconds / length);
-    if let Some((name, shorter)) = UNITS.get(first + 1)
+    if let Some((name, shorter)) = limits::UNITS.get(first + 1)
         && seconds % length >= *shorter
     {
         text += &format!(" {}{name}", seconds % length / shorter);
@@ -69,6 +48,8 @@ pub(super) fn brief(seconds: u64) -> String {
 mod tests {
     use super::*;
 
+    const DAY: u64 = 24 * 60 * 60;
+
     #[test]
     fn times_to_live_are_read_as_people_write_them() {
         for (text, seconds) in [
@@ -77,7 +58,7 @@ mod tests {
             ("10m", 600),
             ("1h30m", 5400),
             ("2d", 2 * DAY),
-            ("30d", LONGEST),
+            ("30d", 30 * DAY),
             ("1d1s", DAY + 1),
         ] {
             assert_eq!(ttl(OsStr::new(text)).unwrap(), Duration::from_secs(seconds), "{text}");
@@ -112,6 +93,8 @@ mod tests {
         ] {
             let error = ttl(OsStr::new(bad)).unwrap_err();
             assert_eq!((error.exit_code(), error.code.as_ref()), (2, "bad_ttl"), "{bad:?}");
+            let error = window(OsStr::new(bad)).unwrap_err();
+            assert_eq!((error.exit_code(), error.code.as_ref()), (2, "bad_window"), "{bad:?}");
         }
     }
 

@@ -132,6 +132,16 @@ pub(super) fn printable_bytes(bytes: &[u8]) -> String {
     shown
 }
 
+/// As [`printable_bytes`], at most 40 characters of it.
+pub(super) fn excerpt(argument: &std::ffi::OsStr) -> String {
+    let mut short = printable_bytes(argument.as_encoded_bytes());
+    if let Some((cut, _)) = short.char_indices().nth(40) {
+        short.truncate(cut);
+        short.push('…');
+    }
+    short
+}
+
 /// As [`printable`], for a path.
 pub(super) fn printable_path(path: &std::path::Path) -> String {
     printable_bytes(path.as_os_str().as_encoded_bytes())

@@ -1,15 +1,15 @@
 //! `kin run`: a command that may read this project's secrets.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::Args;
 use kin_broker::paths::Directories;
-use kin_broker::{Error, Result};
+use kin_broker::{Error, Result, limits};
 use kin_fs::run::{RunOptions, run};
-use kin_policy::FileName;
+use kin_policy::{FileName, Limits};
 
-use super::{bad_usage, connect, duration, project, unlock};
+use super::{bad_usage, connect, duration, output, project, unlock};
 
 /// Run a command that may read this project's secrets
 ///
@@ -21,6 +21,7 @@ use super::{bad_usage, connect, duration, project, unlock};
 #[command(after_help = "Examples:
   kin run -- npm test
   kin run --only DATABASE_URL --ttl 10m -- ./migrate.sh
+  kin run --max-opens DATABASE_URL=1 --for-first 30s -- ./server
   kin run -- sh -c 'psql \"$(cat \"$KIN_DIR/DATABASE_URL\")\"'")]
 pub(super) struct Arguments {
     /// Grant only these files of the project, instead of all
@@ -29,6 +30,12 @@ pub(super) struct Arguments {
     /// End the grant after this time, from 1s to 30d: 90s, 10m, 1h30m, 2d
     #[arg(long, value_name = "D", allow_hyphen_values = true)]
     ttl: Option<OsString>,
+    /// Permit this many opens in all, or of one file: 1 to 1000000000; repeatable
+    #[arg(long, value_name = "N|FILE=N", allow_hyphen_values = true)]
+    max_opens: Vec<OsString>,
+    /// Permit opens only this long after the start of the command: written as for --ttl
+    #[arg(long, value_name = "D", allow_hyphen_values = true)]
+    for_first: Option<OsString>,
     /// End the grant when the command ends, though its descendants go on
     #[arg(long)]
     end_with_child: bool,
@@ -47,13 +54,44 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
     }
     let only =
         arguments.only.map(|names| names.into_iter().map(FileName::new).collect::<Result<Vec<_>, _>>());
+    let MaxOpens { in_all, of_files } = max_opens(&arguments.max_opens)?;
+    let for_first = arguments.for_first.as_deref().map(duration::window).transpose()?;
     Ok(RunOptions {
         command: arguments.command,
         only: only.transpose()?,
         ttl: arguments.ttl.as_deref().map(duration::ttl).transpose()?,
+        limits: Limits { max_opens: in_all, for_first },
+        max_opens_of: of_files,
         end_with_child: arguments.end_with_child,
         project_directory: project::directory()?,
     })
+}
+
+/// What all `--max-opens` say together.
+#[derive(Default)]
+struct MaxOpens {
+    in_all: Option<u64>,
+    of_files: Vec<(FileName, u64)>,
+}
+
+fn max_opens(arguments: &[OsString]) -> Result<MaxOpens> {
+    let mut said = MaxOpens::default();
+    for argument in arguments {
+        let text = argument.to_str().ok_or_else(|| bad_max_opens(argument))?;
+        let (file, number) =
+            text.rsplit_once('=').map_or((None, text), |(file, number)| (Some(file), number));
+        let number = limits::opens(number).ok_or_else(|| bad_max_opens(argument))?;
+        match file {
+            Some(file) => said.of_files.push((FileName::new(file)?, number)),
+            None => said.in_all = said.in_all.into_iter().chain([number]).min(),
+        }
+    }
+    Ok(said)
+}
+
+fn bad_max_opens(argument: &OsStr) -> Error {
+    let message = format!("\"{}\" is not {}", output::excerpt(argument), limits::OPENS);
+    bad_usage("bad_max_opens", message, "write --max-opens 5, or --max-opens FILE=5")
 }
 
 fn start(options: RunOptions) -> Result<ExitCode> {
@@ -68,4 +106,30 @@ fn ask_for_the_key(directories: &Directories, error: &Error) -> Result<bool> {
         return Ok(false);
     }
     unlock::unlock(&mut connect::to_broker(directories)?, None).map(|()| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(arguments: &[&str]) -> Result<MaxOpens> {
+        max_opens(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn opens_are_bounded_in_all_and_for_single_files() {
+        let MaxOpens { in_all, of_files } = said(&["7", "A=2", "5", "a=b=1"]).unwrap();
+        let files: Vec<_> = of_files.iter().map(|(file, number)| (file.as_str(), *number)).collect();
+        assert_eq!((in_all, &files[..]), (Some(5), &[("A", 2), ("a=b", 1)][..]));
+        assert_eq!(said(&[]).unwrap().in_all, None);
+    }
+
+    #[test]
+    fn numbers_of_opens_that_are_none_have_a_code() {
+        for bad in ["0", "-1", "NaN", "18446744073709551616", "", "A=", "A=0", "A", "1=x"] {
+            let error = said(&[bad]).err().unwrap();
+            assert_eq!((error.exit_code(), error.code.as_ref()), (2, "bad_max_opens"), "{bad:?}");
+        }
+        assert_eq!(said(&["../x=1"]).err().unwrap().code, "bad_name");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kin_broker::Result;
-use kin_broker::control::protocol::{GrantStatus, KeyMethod, Question, Status};
+use kin_broker::control::protocol::{FileEdges, GrantStatus, KeyMethod, Left, Question, Status};
 use kin_broker::paths::Directories;
 
 use super::output::{self, Tone};
@@ -97,14 +97,44 @@ fn grant_description(grant: &GrantStatus, colours: bool) -> String {
         grant.project,
         output::printable(&grant.command.join(" ")),
         if files.is_empty() { "none".into() } else { files.join(", ") },
-        grant.opens,
+        counted_down(grant.opens, grant.left.opens_left),
         duration::brief(grant.age_s),
     );
+    if let Some(window) = window(grant.left) {
+        text += &format!("  window {window}\n");
+    }
+    for edges in &grant.edges {
+        text +=
+            &format!("  edges  {}: {}\n", output::printable(edges.file.as_str()), edges_description(edges));
+    }
     for process in &grant.tree {
         let indent = 2 * (process.depth.min(20) as usize + 1);
         text += &format!("{:indent$}{} {}\n", "", process.pid, output::printable(&process.comm));
     }
     text
+}
+
+/// `2`, or `2 and 3 left`.
+fn counted_down(opens: u64, left: Option<u64>) -> String {
+    left.map_or_else(|| opens.to_string(), |left| format!("{opens} and {left} left"))
+}
+
+/// `opens for 12s more`, where that ends.
+fn window(left: Left) -> Option<String> {
+    left.window_left_ms.map(|left| match left {
+        0 => "opens no more".to_owned(),
+        left => format!("opens for {} more", duration::brief(left.div_ceil(1000))),
+    })
+}
+
+/// `2 opens left, opens for 12s more, for the command alone`.
+fn edges_description(edges: &FileEdges) -> String {
+    let opens = edges.left.opens_left.map(|left| format!("{} left", counted(left, "open")));
+    let levels = edges.levels.map(|levels| match levels {
+        1 => "for the command alone".to_owned(),
+        levels => format!("for {levels} levels, of which the command is the first"),
+    });
+    opens.into_iter().chain(window(edges.left)).chain(levels).collect::<Vec<_>>().join(", ")
 }
 
 /// `1 secret`, `2 secrets`.

@@ -266,6 +266,8 @@ fn grant_request(start: &Start) -> GrantRequest {
         directory: options.project_directory.clone(),
         only: options.only.clone(),
         ttl_ms: options.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        limits: options.limits,
+        max_opens_of: options.max_opens_of.clone(),
         front: start.front,
         command: status::shown(&options.command),
         end_with_child: options.end_with_child,

@@ -14,7 +14,7 @@ use kin_broker::control::Client;
 use kin_broker::paths::Directories;
 use kin_broker::sys::{child, process};
 use kin_broker::{Class, Error, Result};
-use kin_policy::FileName;
+use kin_policy::{FileName, Limits};
 use nix::sys::signal::SigSet;
 use nix::unistd::ForkResult;
 
@@ -35,6 +35,10 @@ pub struct RunOptions {
     pub only: Option<Vec<FileName>>,
     /// The grant ends after this long, where given.
     pub ttl: Option<Duration>,
+    /// What bounds its opens.
+    pub limits: Limits,
+    /// Opens of single files, at most.
+    pub max_opens_of: Vec<(FileName, u64)>,
     /// The grant ends with the command, not with its tree.
     pub end_with_child: bool,
     /// The directory that holds `kin.toml`.

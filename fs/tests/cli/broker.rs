@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use kin_broker::control::protocol::{
-    Answer, BindingInfo, BrokerStatus, GrantStatus, Hello, KeyMethod, ManifestInfo, MountStatus, Question,
-    Request, SecretInfo, Status, TreeProcess, TrustState, VaultMade, VaultStatus, Withdrawn,
+    Answer, BindingInfo, BrokerStatus, FileEdges, GrantStatus, Hello, KeyMethod, Left, ManifestInfo,
+    MountStatus, Question, Request, SecretInfo, Status, TreeProcess, TrustState, VaultMade, VaultStatus,
+    Withdrawn,
 };
 use kin_broker::control::{read_frame, write_frame};
 use kin_broker::{Class, Error, Plaintext};
@@ -153,6 +154,17 @@ impl Scene {
 
     fn status(&self, home: &Path) -> Status {
         let process = |pid, depth, comm: &str| TreeProcess { pid, depth, comm: comm.into() };
+        let edges = |n: usize| match n {
+            0 => vec![
+                FileEdges {
+                    file: "DATABASE_URL".parse().unwrap(),
+                    left: Left { opens_left: Some(1), window_left_ms: Some(11_001) },
+                    levels: Some(1),
+                },
+                FileEdges { file: "tls.key".parse().unwrap(), left: Left::default(), levels: Some(3) },
+            ],
+            _ => Vec::new(),
+        };
         let grant = |n: usize| GrantStatus {
             id: GrantId::from_bytes([n as u8 + 1; 16]),
             project: "api".parse().unwrap(),
@@ -161,6 +173,8 @@ impl Scene {
             opens: 12,
             age_s: 192,
             ttl_left_ms: (n == 0).then_some(3_407_001),
+            left: Left { opens_left: (n == 0).then_some(3), window_left_ms: (n == 0).then_some(0) },
+            edges: edges(n),
             tree: vec![
                 process(4120, 0, "kin-keeper"),
                 process(4121, 1, "npm"),
