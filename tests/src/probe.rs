@@ -357,13 +357,13 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Leaves a process behind below `member`, in a session of its own, that outlives it.
+    /// A process below `member` that outlives it, started by the operation `op`.
     ///
     /// # Panics
     /// Where it does not speak.
-    pub(crate) fn left_by(member: &dyn Actor, socket: &Path) -> Self {
+    pub(crate) fn below(member: &dyn Actor, op: &str, socket: &Path) -> Self {
         let listener = UnixListener::bind(socket).expect("a socket");
-        member.ask("daemon", json!({ "path": text(socket) })).expect("it leaves a process behind");
+        member.ask(op, json!({ "path": text(socket) })).expect("it leaves a process behind");
         assert!(readable(listener.as_fd(), Instant::now() + DEADLINE), "nobody connected");
         let (stream, _) = listener.accept().expect("a connection");
         let _ = std::fs::remove_file(socket);

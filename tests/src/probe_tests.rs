@@ -41,7 +41,7 @@ fn its_children_are_probes_too() {
 fn a_process_left_behind_outlives_its_parent() {
     let place = tempfile::tempdir().expect("a directory");
     let probe = probe();
-    let remote = Remote::left_by(&probe, &place.path().join("socket"));
+    let remote = Remote::below(&probe, "daemon", &place.path().join("socket"));
     assert!(probe.finish().success());
     assert_eq!(remote.cat(Path::new("/nonexistent")), Err(Errno::ENOENT));
     remote.finish();

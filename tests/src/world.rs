@@ -293,8 +293,17 @@ impl World {
 
     /// A process that `member` leaves behind, in a session of its own.
     pub fn left_by(&self, member: &dyn Actor) -> Remote {
+        self.remote(member, "daemon")
+    }
+
+    /// A child of `member` that can live on without it.
+    pub fn served_below(&self, member: &dyn Actor) -> Remote {
+        self.remote(member, "serve_below")
+    }
+
+    fn remote(&self, member: &dyn Actor, op: &str) -> Remote {
         let number = self.remotes.replace(self.remotes.get() + 1);
-        Remote::left_by(member, &self.path(&format!("remote{number}")))
+        Remote::below(member, op, &self.path(&format!("remote{number}")))
     }
 
     /// A broker in the foreground, as a child of the test.

@@ -29,6 +29,7 @@ macro_rules! both {
 
 mod attacks;
 mod cli;
+mod edges;
 mod grants;
 mod refusals;
 mod semantics;

@@ -89,7 +89,7 @@ fn the_broker_is_nobodys_descendant_and_keeps_no_tree_alive() {
 }
 
 /// One frame: the length of the document, no value, the document.
-fn exchange(world: &World, document: &Value) -> Option<Value> {
+pub(super) fn exchange(world: &World, document: &Value) -> Option<Value> {
     let mut stream = UnixStream::connect(world.path("kin/run/socket")).expect("the socket");
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a deadline");
     let json = document.to_string().into_bytes();
