@@ -4,14 +4,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Ending, FileName, Permit, Reader, Request, Standing, Tid,
-    Unidentified, decide,
+    Action, Decision, Denial, DirectoryName, Ending, Exe, FileName, Namespaces, Permit, Reach, Reader,
+    Request, Standing, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
 use crate::broker::Broker;
 use crate::clock;
 use crate::delivery::{Delivery, Reading};
+use crate::executables::{Looked, Unhashed};
 use crate::grants::LiveGrant;
 use crate::identity::{Known, Program};
 
@@ -46,11 +47,37 @@ pub enum Refusal {
     Broken,
 }
 
+/// Why there is nothing yet, or nothing at all.
+#[derive(Debug)]
+pub enum Halt {
+    /// There is nothing.
+    Refused(Refusal),
+    /// The binding is for certain programs, and what the reader runs was not hashed yet: after
+    /// [`Broker::hash`], off this thread, the same is asked again with the outcome.
+    Unhashed(Unhashed),
+}
+
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 /// One question with all that is known of the asker.
 struct Judged {
     known: Result<Arc<Known>, Unidentified>,
     live: Option<Arc<LiveGrant>>,
+    namespaces: Option<Namespaces>,
+    unhashed: Option<Unhashed>,
     decision: Decision,
+}
+
+impl Judged {
+    /// Whether the reader is in other namespaces than its grant.
+    fn elsewhere(&self) -> bool {
+        let own = self.live.as_ref().and_then(|live| live.namespaces());
+        own.is_none() || own != self.namespaces
+    }
 }
 
 impl Broker {
@@ -84,8 +111,13 @@ impl Broker {
     /// # Errors
     /// The denial, which is in the record then.
     pub fn names(&self, caller: Caller, project: &DirectoryName) -> Result<Vec<FileName>, Refusal> {
-        let (live, _) = self.permitted(caller, Action::Look, project, None, Op::Opendir)?;
-        Ok(live.grant.bindings.keys().cloned().collect())
+        let judged = self.judge(caller, Action::Look, project, None, None);
+        let _ = self.permit_of(&judged, caller, project, None, Op::Opendir)?;
+        let elsewhere = judged.elsewhere();
+        let Some(live) = judged.live else { return Err(Refusal::Broken) };
+        let bindings = live.grant.bindings.iter();
+        let seen = bindings.filter(|(_, binding)| !elsewhere || binding.namespaces == Reach::Any);
+        Ok(seen.map(|(file, _)| file.clone()).collect())
     }
 
     /// Whether the caller is in the tree of any live grant.
@@ -94,21 +126,27 @@ impl Broker {
         self.grant_of(&known).is_some_and(|live| live.is_live(clock::now()))
     }
 
-    /// Delivers one version of the file: decided, recorded, unsealed, in this order.
+    /// Delivers one version of the file: decided, recorded, unsealed, in this order. `exe` is what
+    /// [`Broker::hash`] found for this very request, where it was asked.
     ///
     /// # Errors
     /// The denial, which is in the record then; `NotRecorded` where the record failed: then nothing was
-    /// unsealed.
+    /// unsealed; `Unhashed`.
     pub fn open(
         &self,
         caller: Caller,
         project: &DirectoryName,
         file: &FileName,
-    ) -> Result<Arc<Delivery>, Refusal> {
-        let judged = self.judge(caller, Action::Open, project, Some(file));
+        exe: Option<Exe>,
+    ) -> Result<Arc<Delivery>, Halt> {
+        let mut judged = self.judge(caller, Action::Open, project, Some(file), exe);
+        if let Some(unhashed) = judged.unhashed.take() {
+            return Err(Halt::Unhashed(unhashed));
+        }
         let permit = self.permit_of(&judged, caller, project, Some(file), Op::Open)?;
-        let (Ok(known), Some(live)) = (judged.known, judged.live) else { return Err(Refusal::Broken) };
-        let logged = self.log(permit, &known, &live, caller, file)?;
+        let elsewhere = judged.elsewhere();
+        let (Ok(known), Some(live)) = (judged.known, judged.live) else { return Err(Refusal::Broken.into()) };
+        let logged = self.log(permit, &known, &live, caller, (file, elsewhere))?;
         let vault = self.vault().ok_or(Refusal::Missing)?;
         let value = vault.unseal(&logged).map_err(|error| match &*error.code {
             "secret_missing" => Refusal::Missing,
@@ -125,7 +163,7 @@ impl Broker {
         known: &Known,
         live: &LiveGrant,
         caller: Caller,
-        file: &FileName,
+        (file, elsewhere): (&FileName, bool),
     ) -> Result<Logged<Permit>, Refusal> {
         let reference = permit.reference().cloned().ok_or(Refusal::Broken)?;
         let program = known.program();
@@ -134,6 +172,7 @@ impl Broker {
             project: &live.grant.project,
             file,
             reference: &reference,
+            elsewhere,
             reader: facts(known, &program, caller),
         };
         self.audit.append_permit(permit, &event, || live.is_current(clock::now())).map_err(
@@ -146,20 +185,27 @@ impl Broker {
         )
     }
 
-    /// Serves a read of an open handle, to a reader that belongs to the same live grant.
+    /// Serves a read of an open handle, to a reader that belongs to the same live grant. `exe` as in
+    /// [`Self::open`].
     ///
     /// # Errors
-    /// The denial, which is in the record then.
+    /// The denial, which is in the record then; `Unhashed`.
     pub fn read<'d>(
         &self,
         caller: Caller,
         delivery: &'d Delivery,
         page_cache: bool,
-    ) -> Result<Reading<'d>, Refusal> {
+        exe: Option<Exe>,
+    ) -> Result<Reading<'d>, Halt> {
+        let (project, file) = (&delivery.project, Some(&delivery.file));
         let action = Action::Read { opened_under: delivery.live.grant.id, page_cache };
-        self.permitted(caller, action, &delivery.project, Some(&delivery.file), Op::Read)?;
+        let mut judged = self.judge(caller, action, project, file, exe);
+        if let Some(unhashed) = judged.unhashed.take() {
+            return Err(Halt::Unhashed(unhashed));
+        }
+        let _ = self.permit_of(&judged, caller, project, file, Op::Read)?;
         let ended = || Refusal::Denied(Denial::Ended(delivery.live.ended().unwrap_or(Ending::Revoked)));
-        delivery.reading().ok_or_else(ended)
+        delivery.reading().ok_or_else(|| ended().into())
     }
 
     fn permitted(
@@ -170,7 +216,7 @@ impl Broker {
         file: Option<&FileName>,
         op: Op,
     ) -> Result<(Arc<LiveGrant>, Permit), Refusal> {
-        let judged = self.judge(caller, action, project, file);
+        let judged = self.judge(caller, action, project, file, None);
         let permit = self.permit_of(&judged, caller, project, file, op)?;
         judged.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
     }
@@ -181,6 +227,7 @@ impl Broker {
         action: Action,
         project: &DirectoryName,
         file: Option<&FileName>,
+        exe: Option<Exe>,
     ) -> Judged {
         let known = self.identifier.identify(caller.tid, &self.grants);
         let live = known.as_ref().ok().and_then(|known| self.grant_of(known));
@@ -189,9 +236,20 @@ impl Broker {
             Ok(known) => Reader::Proven(known.lineage()),
             Err(why) => Reader::Unproven(*why),
         };
-        let request = Request { action, reader, project, file };
+        let inside = known.as_ref().ok().filter(|_| live.is_some());
+        let namespaces = inside.and_then(|known| known.namespaces());
+        let (exe, unhashed) = match (exe, inside.zip(live.as_ref())) {
+            (None, Some((known, live))) if is_pinned(live, action, file) => {
+                match self.executables.look(known) {
+                    Looked::Done(exe) => (Some(exe), None),
+                    Looked::Unhashed(unhashed) => (None, Some(unhashed)),
+                }
+            }
+            (exe, _) => (exe, None),
+        };
+        let request = Request { action, reader, namespaces, exe, project, file };
         let decision = decide(&request, standing.as_slice(), clock::now());
-        Judged { decision, known, live }
+        Judged { decision, known, live, namespaces, unhashed }
     }
 
     /// The permit, or the denial after it was recorded. What a member asks for and has no binding for is
@@ -252,6 +310,12 @@ impl Broker {
     fn grant_of(&self, known: &Known) -> Option<Arc<LiveGrant>> {
         self.grants.at(known.root()?)
     }
+}
+
+/// Whether the decision will ask what the reader runs.
+fn is_pinned(live: &LiveGrant, action: Action, file: Option<&FileName>) -> bool {
+    let delivers = matches!(action, Action::Open | Action::Read { .. });
+    delivers && file.and_then(|file| live.grant.bindings.get(file)).is_some_and(|b| !b.exe.is_empty())
 }
 
 fn facts<'a>(known: &'a Known, program: &'a Program, caller: Caller) -> ReaderFacts<'a> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chacha20poly1305::aead::OsRng;
 use chacha20poly1305::aead::rand_core::RngCore;
-use kin_policy::{Binding, DirectoryName, FileName, Grant, GrantId, Pid, Timestamp};
+use kin_policy::{Binding, DirectoryName, FileName, Grant, GrantId, Namespaces, Pid, Reach, Timestamp};
 
 use crate::audit::Event;
 use crate::broker::Broker;
@@ -54,7 +54,9 @@ impl Broker {
             trust.mounted_as(&manifest.directory).ok_or_else(|| untrusted(&manifest))?
         };
         let Manifest { bindings, directory, .. } = manifest;
-        let bindings = choose(bindings, request.only.as_deref(), &project, outer.as_deref())?;
+        let namespaces = self.identifier.namespaces_of(&peer.held);
+        let outer_view = outer.as_deref().map(|outer| Outer::seen_from(outer, namespaces));
+        let bindings = choose(bindings, request.only.as_deref(), &project, outer_view.as_ref())?;
         for (file, binding) in &bindings {
             if opened.vault.info(&binding.reference).is_none() {
                 return Err(missing(file, binding));
@@ -114,7 +116,8 @@ impl Broker {
             ttl.into_iter().chain(outer.and_then(|outer| outer.grant.expires)).min();
         let grant = Grant { id: random_id()?, root, project, bindings, created: now, expires };
         let outer = outer.map(|outer| outer.grant.id);
-        Ok(Arc::new(LiveGrant::new(grant, outer, directory, request.command.clone(), keeper, front)))
+        let (command, namespaces) = (request.command.clone(), self.identifier.namespaces_of(&keeper));
+        Ok(Arc::new(LiveGrant::new(grant, outer, directory, command, keeper, front, namespaces)))
     }
 
     /// Recorded first, then entered: no open can precede its grant in the record.
@@ -162,19 +165,38 @@ fn calls_itself_keeper(pid: Pid) -> bool {
         .is_ok_and(|comm| comm.trim_ascii_end() == KEEPER_COMM.as_bytes())
 }
 
+/// The grant that another is asked for in, as its keeper sees it.
+struct Outer<'a> {
+    live: &'a LiveGrant,
+    /// The keeper is in the namespaces that the outer grant's readers are to be in.
+    same_namespaces: bool,
+}
+
+impl<'a> Outer<'a> {
+    fn seen_from(live: &'a LiveGrant, namespaces: Option<Namespaces>) -> Self {
+        Self { live, same_namespaces: namespaces.is_some() && namespaces == live.namespaces() }
+    }
+
+    /// Whether an inner grant may have it: the same secret, for no more programs and places, and only where
+    /// the keeper itself could have read it.
+    fn allows(&self, file: &FileName, binding: &Binding) -> bool {
+        let Some(own) = self.live.grant.bindings.get(file) else { return false };
+        let restricted = own.namespaces == binding.namespaces && own.exe == binding.exe;
+        own.reference == binding.reference
+            && restricted
+            && (self.same_namespaces || own.namespaces == Reach::Any)
+    }
+}
+
 /// The bindings that are asked for; inside another grant, only what that one has.
 fn choose(
     manifest: Bindings,
     only: Option<&[FileName]>,
     project: &DirectoryName,
-    outer: Option<&LiveGrant>,
+    outer: Option<&Outer<'_>>,
 ) -> Result<Bindings> {
-    let allowed = |file: &FileName, binding: &Binding| {
-        outer.is_none_or(|outer| {
-            outer.grant.bindings.get(file).is_some_and(|own| own.reference == binding.reference)
-        })
-    };
-    if outer.is_some_and(|outer| outer.grant.project != *project) {
+    let allowed = |file: &FileName, binding: &Binding| outer.is_none_or(|outer| outer.allows(file, binding));
+    if outer.is_some_and(|outer| outer.live.grant.project != *project) {
         return Err(denied("wider_grant", &format!("the grant around this process is not for {project}"))
             .hint("start it outside this tree"));
     }

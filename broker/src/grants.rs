@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use kin_policy::{Ending, Grant, GrantId, Lineage, Orphans, Pid, Process, Standing, Timestamp};
+use kin_policy::{Ending, Grant, GrantId, Lineage, Namespaces, Orphans, Pid, Process, Standing, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use crate::delivery::Delivery;
@@ -28,7 +28,8 @@ pub struct LiveGrant {
     pub command_line: Vec<String>,
     keeper: Held,
     front: Held,
-    command: OnceLock<Process>,
+    keepers_namespaces: Option<Namespaces>,
+    command: OnceLock<(Process, Option<Namespaces>)>,
     command_ended: AtomicBool,
     tree_emptied: AtomicBool,
     orphans_refused: AtomicBool,
@@ -40,7 +41,7 @@ pub struct LiveGrant {
 }
 
 impl LiveGrant {
-    /// A grant just made.
+    /// A grant just made, and the namespaces of its keeper where they could be told.
     pub fn new(
         grant: Grant,
         outer: Option<GrantId>,
@@ -48,6 +49,7 @@ impl LiveGrant {
         command_line: Vec<String>,
         keeper: Held,
         front: Held,
+        keepers_namespaces: Option<Namespaces>,
     ) -> Self {
         Self {
             grant,
@@ -56,6 +58,7 @@ impl LiveGrant {
             command_line,
             keeper,
             front,
+            keepers_namespaces,
             command: OnceLock::new(),
             command_ended: AtomicBool::new(false),
             tree_emptied: AtomicBool::new(false),
@@ -86,9 +89,15 @@ impl LiveGrant {
         let ended = self.ended.get().copied();
         let orphans = match self.orphans_refused.load(Ordering::Acquire) || self.has_lost_a_keeper() {
             false => Orphans::Admitted,
-            true => Orphans::Refused { command: self.command.get().copied() },
+            true => Orphans::Refused { command: self.command.get().map(|(command, _)| *command) },
         };
-        Standing { grant: &self.grant, ended, orphans }
+        Standing { grant: &self.grant, ended, orphans, namespaces: self.namespaces() }
+    }
+
+    /// The namespaces that its readers are to be in: those that its command was started in, and until there
+    /// is one, the keeper's.
+    pub fn namespaces(&self) -> Option<Namespaces> {
+        self.command.get().map_or(self.keepers_namespaces, |(_, namespaces)| *namespaces)
     }
 
     /// Whether nobody has ended it and its time is not up.
@@ -122,9 +131,9 @@ impl LiveGrant {
         &self.front
     }
 
-    /// Notes the command that the keeper spawned; the first word counts.
-    pub fn command_started(&self, command: Process) {
-        let _ = self.command.set(command);
+    /// Notes the command that the keeper spawned, and the namespaces it starts in; the first word counts.
+    pub fn command_started(&self, command: Process, namespaces: Option<Namespaces>) {
+        let _ = self.command.set((command, namespaces));
     }
 
     /// Notes that the command has ended: from now on the front may go.

@@ -12,6 +12,8 @@ use toml::de::{DeTable, DeValue};
 use crate::error::{Class, Error, Result, describe};
 use crate::files;
 
+mod pins;
+
 /// Its name.
 pub const FILE: &str = "kin.toml";
 /// Bytes of a manifest, at most.
@@ -50,7 +52,7 @@ impl Manifest {
     ///
     /// # Errors
     /// All of class Unsafe: `manifest_missing`, `manifest_unreadable`, `manifest_invalid`, `unknown_key`,
-    /// `bad_name`, `unsafe_file`, `unsafe_owner`.
+    /// `bad_name`, `bad_pin`, `unsafe_file`, `unsafe_owner`.
     pub fn read(directory: &Path) -> Result<Self> {
         let missing = || {
             let message = format!("there is no {FILE} in {}", directory.display());
@@ -185,20 +187,20 @@ impl Reader<'_> {
     }
 
     fn binding(&self, value: &Value<'_>) -> Result<Binding> {
-        let (reference, env_path) = match value.get_ref() {
+        let (reference, env_path, (namespaces, exe)) = match value.get_ref() {
             DeValue::Table(table) => {
-                self.closed(table, &["ref", "env_path"])?;
+                self.closed(table, &["ref", "env_path", "namespaces", "exe"])?;
                 let reference = table
                     .get("ref")
                     .ok_or_else(|| self.invalid(Some(value.span()), "a binding needs `ref = \"…\"`"))?;
-                (reference, table.get("env_path"))
+                (reference, table.get("env_path"), self.restrictions(table)?)
             }
-            _ => (value, None),
+            _ => (value, None, Default::default()),
         };
         let name = Reference::new(self.string(reference, "a binding")?)
             .map_err(|bad| self.bad_name(reference.span(), &bad))?;
         let env_path = env_path.map(|value| self.variable(value)).transpose()?;
-        Ok(Binding { reference: name, env_path })
+        Ok(Binding { reference: name, env_path, namespaces, exe })
     }
 
     /// A variable that a shell can name, and that neither kin nor the loader nor a search for programs uses.

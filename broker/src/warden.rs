@@ -19,6 +19,7 @@ use crate::control::protocol::{Answer, Question, Request};
 use crate::control::{peer_gone, read_frame, write_frame};
 use crate::error::{Error, Result};
 use crate::grants::LiveGrant;
+use crate::identity::Held;
 
 /// The longest sleep while a deadline is ahead: epoll_wait(2) does not count time spent suspended.
 const NAP: Duration = Duration::from_secs(1);
@@ -202,7 +203,7 @@ impl Broker {
                 let Some(command) = self.child_of_keeper(live, *pid) else {
                     return write_frame(socket, &Answer::<()>::Failed(peer_gone()), None).is_ok();
                 };
-                live.command_started(command);
+                live.command_started(command.process(), self.identifier.namespaces_of(&command));
             }
             Question::CommandEnded => live.command_ended(),
             Question::Finish { ending } => {
@@ -221,10 +222,10 @@ impl Broker {
     }
 
     /// The process of this number, where it is the keeper's own child: a keeper names nobody else's.
-    fn child_of_keeper(&self, live: &LiveGrant, pid: u32) -> Option<kin_policy::Process> {
+    fn child_of_keeper(&self, live: &LiveGrant, pid: u32) -> Option<Held> {
         let held = self.identifier.hold(kin_policy::Pid::new(pid)?, None).ok()?;
         let parent = self.identifier.parent_of(&held)?;
-        (parent == live.grant.root.pid && live.keeper().is_alive()).then_some(held.process())
+        (parent == live.grant.root.pid && live.keeper().is_alive()).then_some(held)
     }
 }
 

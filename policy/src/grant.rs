@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{DirectoryName, FileName, Reference};
-use crate::process::Process;
+use crate::process::{Namespaces, Process};
+use crate::program::ExePin;
 use crate::time::Timestamp;
 
 /// 128 random bits, drawn by the broker. Knowing one authorises nothing.
@@ -70,6 +71,30 @@ pub struct Binding {
     /// The environment variable that gets the file's path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_path: Option<String>,
+    /// In which namespaces a reader may be.
+    #[serde(default, skip_serializing_if = "Reach::is_same")]
+    pub namespaces: Reach,
+    /// The programs that alone may open and read it; none is every program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exe: Vec<ExePin>,
+}
+
+/// In which user and pid namespaces a reader may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// In those of its grant.
+    #[default]
+    Same,
+    /// In any.
+    Any,
+}
+
+impl Reach {
+    /// Whether it is the default.
+    pub fn is_same(&self) -> bool {
+        *self == Self::Same
+    }
 }
 
 /// One grant, as it was made. What happens to it later is its [`Standing`].
@@ -146,6 +171,8 @@ pub struct Standing<'a> {
     pub ended: Option<Ending>,
     /// What holds for orphans.
     pub orphans: Orphans,
+    /// The namespaces of its command; `None` where they could not be told.
+    pub namespaces: Option<Namespaces>,
 }
 
 #[cfg(test)]

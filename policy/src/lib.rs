@@ -9,10 +9,12 @@ mod decide;
 mod grant;
 mod names;
 mod process;
+mod program;
 mod time;
 
 pub use decide::{Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal};
-pub use grant::{Binding, Ending, Grant, GrantId, Orphans, Standing};
+pub use grant::{Binding, Ending, Grant, GrantId, Orphans, Reach, Standing};
 pub use names::{BadName, DirectoryName, FileName, ProjectName, Reference, unprintable};
-pub use process::{Lineage, Pid, Process, Tid};
+pub use process::{Lineage, Namespaces, Pid, Process, Tid};
+pub use program::{Exe, ExeDigest, ExePin};
 pub use time::Timestamp;

@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use kin_policy::{ExeDigest, ExePin, Reach};
 use proptest::prelude::*;
 
 use super::super::chain::{self, GENESIS, Key, MAX_LINE};
@@ -80,7 +81,12 @@ fn a_long_chain_keeps_its_nearest_64() {
 
 #[test]
 fn a_grant_lists_its_bindings_and_counts_those_that_do_not_fit() {
-    let binding = |name: &str| Binding { reference: Reference::new(name).unwrap(), env_path: None };
+    let binding = |name: &str| Binding {
+        reference: Reference::new(name).unwrap(),
+        env_path: None,
+        namespaces: Reach::Same,
+        exe: Vec::new(),
+    };
     let mut bindings: BTreeMap<_, _> = [(FileName::new("A").unwrap(), binding("a/b"))].into_iter().collect();
     let project = DirectoryName::new("api").unwrap();
     let create = |bindings: &BTreeMap<FileName, Binding>| {
@@ -142,13 +148,15 @@ proptest! {
         };
         let text = String::from_utf8_lossy(&hostile);
         let (path, grant) = (Path::new(OsStr::from_bytes(&hostile)), scene.grant);
-        let binding = Binding { reference: reference.clone(), env_path: None };
+        let pin = ExePin { path: text.clone().into_owned(), sha256: ExeDigest::from_bytes([0xff; 32]) };
+        let exe = vec![pin; 3];
+        let binding = Binding { reference: reference.clone(), env_path: None, namespaces: Reach::Any, exe };
         let bindings = (0..40).map(|n| {
             let name = format!("{}{n:02}", "\u{3000}".repeat(84));
             (FileName::new(name).unwrap(), binding.clone())
         }).collect();
         for event in [
-            Event::Allow { grant, project: &project, file: &file, reference: &reference, reader },
+            Event::Allow { grant, project: &project, file: &file, reference: &reference, elsewhere: true, reader },
             Event::GrantCreate {
                 grant,
                 project: &project,
