@@ -32,7 +32,14 @@ fn measure(dir: &std::path::Path) {
     let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DATABASE_URL").unwrap());
     let reference = Reference::new("db/url").unwrap();
     let grant = GrantId::from_bytes([7; 16]);
-    let event = Event::Allow { grant, project: &project, file: &file, reference: &reference, reader };
+    let event = Event::Allow {
+        grant,
+        project: &project,
+        file: &file,
+        reference: &reference,
+        elsewhere: false,
+        reader,
+    };
 
     let log = AuditLog::open(dir).unwrap();
     let append = per_record(|| _ = log.append(&event).unwrap());

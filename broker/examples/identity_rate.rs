@@ -50,7 +50,7 @@ fn median_us_of_first(rounds: usize, choice: Choice, tid: u32, root: &Root) -> f
 }
 
 fn main() {
-    println!("table   depth    hit   first  below a known parent  outsider again  program");
+    println!("table   depth    hit   first  below a known parent  outsider again  program  namespaces");
     for (choice, depth) in
         [Choice::Pidfd, Choice::Procfs].into_iter().flat_map(|c| [1, 4, 16, 64, 2000].map(|d| (c, d)))
     {
@@ -78,8 +78,9 @@ fn main() {
         let hit = median_us(200, || (), hundred) / 100.0;
         let known = identify();
         let program = median_us(2000, || (), || drop(black_box(known.program())));
+        let namespaces = median_us(2000, || (), || drop(black_box(known.namespaces())));
         println!(
-            "{:7} {depth:5} {hit:6.2} {first:7.1} {below:21.1} {outsider:15.1} {program:8.1}",
+            "{:7} {depth:5} {hit:6.2} {first:7.1} {below:21.1} {outsider:15.1} {program:8.1} {namespaces:11.1}",
             identifier.table()
         );
         drop(shells.stdin.take());

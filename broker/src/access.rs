@@ -4,14 +4,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Ending, FileName, Lineage, Permit, Reader, Request, Tid,
-    Unidentified, decide,
+    Action, Decision, Denial, DirectoryName, Ending, Exe, FileName, Lineage, Namespaces, Permit, Reach,
+    Reader, Request, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
 use crate::broker::Broker;
 use crate::clock;
 use crate::delivery::{Delivery, Reading};
+use crate::executables::{Looked, Unhashed};
 use crate::grants::LiveGrant;
 use crate::identity::{Known, Program};
 
@@ -46,9 +47,26 @@ pub enum Refusal {
     Broken,
 }
 
+/// Why there is nothing yet, or nothing at all.
+#[derive(Debug)]
+pub enum Halt {
+    /// There is nothing.
+    Refused(Refusal),
+    /// The binding is for certain programs, and what the reader runs was not hashed yet: after
+    /// [`Broker::hash`], off this thread, the same is asked again with the outcome.
+    Unhashed(Unhashed),
+}
+
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 /// One question, answered.
 struct Judged {
     asker: Asker,
+    unhashed: Option<Unhashed>,
     decision: Decision,
 }
 
@@ -58,6 +76,9 @@ struct Asker {
     /// Its way up as it is now, where the file is for some levels alone.
     again: Option<Result<Lineage, Unidentified>>,
     live: Option<Arc<LiveGrant>>,
+    namespaces: Option<Namespaces>,
+    /// What it runs, where the file is for certain programs.
+    exe: Option<Exe>,
 }
 
 impl Asker {
@@ -69,10 +90,17 @@ impl Asker {
 
     /// What is decided at this moment.
     fn decided(&self, action: Action, project: &DirectoryName, file: Option<&FileName>) -> Decision {
-        let request = Request { action, reader: self.reader(), project, file };
+        let (reader, namespaces, exe) = (self.reader(), self.namespaces, self.exe);
+        let request = Request { action, reader, namespaces, exe, project, file };
         let Some(live) = &self.live else { return decide(&request, &[], clock::now()) };
         let around = live.around(file);
         decide(&request, &[live.standing(file, &around)], clock::now())
+    }
+
+    /// Whether the reader is in other namespaces than its grant.
+    fn elsewhere(&self) -> bool {
+        let own = self.live.as_ref().and_then(|live| live.namespaces());
+        own.is_none() || own != self.namespaces
     }
 }
 
@@ -107,8 +135,13 @@ impl Broker {
     /// # Errors
     /// The denial, which is in the record then.
     pub fn names(&self, caller: Caller, project: &DirectoryName) -> Result<Vec<FileName>, Refusal> {
-        let (live, _) = self.permitted(caller, Action::Look, project, None, Op::Opendir)?;
-        Ok(live.grant.bindings.keys().cloned().collect())
+        let judged = self.judge(caller, Action::Look, project, None, None);
+        let _ = self.permit_of(&judged, caller, project, None, Op::Opendir)?;
+        let elsewhere = judged.asker.elsewhere();
+        let Some(live) = judged.asker.live else { return Err(Refusal::Broken) };
+        let bindings = live.grant.bindings.iter();
+        let seen = bindings.filter(|(_, binding)| !elsewhere || binding.namespaces == Reach::Any);
+        Ok(seen.map(|(file, _)| file.clone()).collect())
     }
 
     /// Whether the caller is in the tree of any live grant.
@@ -117,18 +150,23 @@ impl Broker {
         self.grant_of(&known).is_some_and(|live| live.is_live(clock::now()))
     }
 
-    /// Delivers one version of the file: decided, recorded, unsealed, in this order.
+    /// Delivers one version of the file: decided, recorded, unsealed, in this order. `exe` is what
+    /// [`Broker::hash`] found for this very request, where it was asked.
     ///
     /// # Errors
     /// The denial, which is in the record then; `NotRecorded` where the record failed: then nothing was
-    /// unsealed.
+    /// unsealed; `Unhashed`.
     pub fn open(
         &self,
         caller: Caller,
         project: &DirectoryName,
         file: &FileName,
-    ) -> Result<Arc<Delivery>, Refusal> {
-        let judged = self.judge(caller, Action::Open, project, Some(file));
+        exe: Option<Exe>,
+    ) -> Result<Arc<Delivery>, Halt> {
+        let mut judged = self.judge(caller, Action::Open, project, Some(file), exe);
+        if let Some(unhashed) = judged.unhashed.take() {
+            return Err(Halt::Unhashed(unhashed));
+        }
         let permit = self.permit_of(&judged, caller, project, Some(file), Op::Open)?;
         let logged = self.log(permit, &judged, caller, file)?;
         let live = judged.asker.live.ok_or(Refusal::Broken)?;
@@ -155,7 +193,8 @@ impl Broker {
         let reference = permit.reference().cloned().ok_or(Refusal::Broken)?;
         let (program, project) = (known.program(), &live.grant.project);
         let reader = facts(known, &program, caller);
-        let event = Event::Allow { grant: live.grant.id, project, file, reference: &reference, reader };
+        let (grant, elsewhere) = (live.grant.id, judged.asker.elsewhere());
+        let event = Event::Allow { grant, project, file, reference: &reference, elsewhere, reader };
         let still_valid = || match judged.asker.decided(Action::Open, project, Some(file)) {
             Decision::Permit(_) => Ok(()),
             Decision::Deny(denial) => Err(denial),
@@ -171,20 +210,27 @@ impl Broker {
         })
     }
 
-    /// Serves a read of an open handle, to a reader that belongs to the same live grant.
+    /// Serves a read of an open handle, to a reader that belongs to the same live grant. `exe` as in
+    /// [`Self::open`].
     ///
     /// # Errors
-    /// The denial, which is in the record then.
+    /// The denial, which is in the record then; `Unhashed`.
     pub fn read<'d>(
         &self,
         caller: Caller,
         delivery: &'d Delivery,
         page_cache: bool,
-    ) -> Result<Reading<'d>, Refusal> {
+        exe: Option<Exe>,
+    ) -> Result<Reading<'d>, Halt> {
+        let (project, file) = (&delivery.project, Some(&delivery.file));
         let action = Action::Read { opened_under: delivery.live.grant.id, page_cache };
-        self.permitted(caller, action, &delivery.project, Some(&delivery.file), Op::Read)?;
+        let mut judged = self.judge(caller, action, project, file, exe);
+        if let Some(unhashed) = judged.unhashed.take() {
+            return Err(Halt::Unhashed(unhashed));
+        }
+        let _ = self.permit_of(&judged, caller, project, file, Op::Read)?;
         let ended = || Refusal::Denied(Denial::Ended(delivery.live.ended().unwrap_or(Ending::Revoked)));
-        delivery.reading().ok_or_else(ended)
+        delivery.reading().ok_or_else(|| ended().into())
     }
 
     fn permitted(
@@ -195,7 +241,7 @@ impl Broker {
         file: Option<&FileName>,
         op: Op,
     ) -> Result<(Arc<LiveGrant>, Permit), Refusal> {
-        let judged = self.judge(caller, action, project, file);
+        let judged = self.judge(caller, action, project, file, None);
         let permit = self.permit_of(&judged, caller, project, file, op)?;
         judged.asker.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
     }
@@ -206,12 +252,24 @@ impl Broker {
         action: Action,
         project: &DirectoryName,
         file: Option<&FileName>,
+        exe: Option<Exe>,
     ) -> Judged {
         let known = self.identifier.identify(caller.tid, &self.grants);
         let live = known.as_ref().ok().and_then(|known| self.grant_of(known));
-        let again = known.as_ref().ok().and_then(|known| self.seen_again(known, live.as_deref()?, file?));
-        let asker = Asker { known, again, live };
-        Judged { decision: asker.decided(action, project, file), asker }
+        let inside = known.as_ref().ok().zip(live.as_ref());
+        let again = inside.and_then(|(known, live)| self.seen_again(known, live, file?));
+        let namespaces = inside.and_then(|(known, _)| known.namespaces());
+        let (exe, unhashed) = match (exe, inside) {
+            (None, Some((known, live))) if is_pinned(live, action, file) => {
+                match self.executables.look(known) {
+                    Looked::Done(exe) => (Some(exe), None),
+                    Looked::Unhashed(unhashed) => (None, Some(unhashed)),
+                }
+            }
+            (exe, _) => (exe, None),
+        };
+        let asker = Asker { known, again, live, namespaces, exe };
+        Judged { decision: asker.decided(action, project, file), asker, unhashed }
     }
 
     /// The reader's way up as it is now, where what was proven once is not enough:
@@ -287,6 +345,12 @@ impl Broker {
     fn grant_of(&self, known: &Known) -> Option<Arc<LiveGrant>> {
         self.grants.at(known.root()?)
     }
+}
+
+/// Whether the decision will ask what the reader runs.
+fn is_pinned(live: &LiveGrant, action: Action, file: Option<&FileName>) -> bool {
+    let delivers = matches!(action, Action::Open | Action::Read { .. });
+    delivers && file.and_then(|file| live.grant.bindings.get(file)).is_some_and(|b| !b.exe.is_empty())
 }
 
 fn facts<'a>(known: &'a Known, program: &'a Program, caller: Caller) -> ReaderFacts<'a> {

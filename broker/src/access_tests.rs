@@ -73,10 +73,18 @@ impl House {
     }
 
     fn open(&self, pid: u32, file: &str) -> Result<Vec<u8>, Refusal> {
+        self.open_as(pid, file, None).map_err(refusal)
+    }
+
+    fn open_as(&self, pid: u32, file: &str, exe: Option<Exe>) -> Result<Vec<u8>, Halt> {
         let caller = Caller { tid: pid, uid: 0 };
-        let delivery =
-            self.broker.open(caller, &DirectoryName::new("api").unwrap(), &FileName::new(file).unwrap())?;
-        let reading = self.broker.read(caller, &delivery, false)?;
+        let delivery = self.broker.open(
+            caller,
+            &DirectoryName::new("api").unwrap(),
+            &FileName::new(file).unwrap(),
+            exe,
+        )?;
+        let reading = self.broker.read(caller, &delivery, false, exe)?;
         Ok(reading.range(0, 4096).to_vec())
     }
 
@@ -89,6 +97,13 @@ impl House {
         .unwrap();
         audit::verify(&self.broker.directories.state).unwrap();
         count
+    }
+}
+
+fn refusal(halt: Halt) -> Refusal {
+    match halt {
+        Halt::Refused(refusal) => refusal,
+        Halt::Unhashed(_) => panic!("nothing is pinned"),
     }
 }
 
@@ -165,12 +180,12 @@ fn an_open_handle_stops_reading_when_its_grant_ends() {
         let live = house.grant(&tree, None).unwrap();
         let caller = Caller { tid: tree.leaf, uid: 0 };
         let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DB").unwrap());
-        let delivery = house.broker.open(caller, &project, &file).unwrap();
-        assert!(house.broker.read(caller, &delivery, false).is_ok());
+        let delivery = house.broker.open(caller, &project, &file, None).unwrap();
+        assert!(house.broker.read(caller, &delivery, false, None).is_ok());
         assert!(house.broker.withdraw(&live, Ending::Revoked));
         assert!(!house.broker.withdraw(&live, Ending::TtlExpired), "a grant ends once");
         let revoked = Refusal::Denied(Denial::Ended(Ending::Revoked));
-        assert_eq!(house.broker.read(caller, &delivery, false).err(), Some(revoked));
+        assert_eq!(house.broker.read(caller, &delivery, false, None).err().map(refusal), Some(revoked));
         assert!(delivery.reading().is_none(), "the value is wiped");
         assert_eq!(house.open(tree.leaf, "DB"), Err(revoked));
         assert_eq!((house.events("grant.revoke"), house.events("read.deny")), (1, 1));
@@ -207,15 +222,24 @@ fn b01_a_descriptor_that_was_passed_on_reads_nothing() {
         let caller = Caller { tid: tree.leaf, uid: 0 };
         let delivery = house
             .broker
-            .open(caller, &DirectoryName::new("api").unwrap(), &FileName::new("DB").unwrap())
+            .open(caller, &DirectoryName::new("api").unwrap(), &FileName::new("DB").unwrap(), None)
             .unwrap();
         let foreign = Caller { tid: other.leaf, uid: 0 };
         let denied = |denial| Some(Refusal::Denied(denial));
-        assert_eq!(house.broker.read(foreign, &delivery, false).err(), denied(Denial::ForeignReader));
+        assert_eq!(
+            house.broker.read(foreign, &delivery, false, None).err().map(refusal),
+            denied(Denial::ForeignReader)
+        );
         let outsider = Caller { tid: std::process::id(), uid: 0 };
-        assert_eq!(house.broker.read(outsider, &delivery, false).err(), denied(Denial::ForeignReader));
-        assert_eq!(house.broker.read(caller, &delivery, true).err(), denied(Denial::PageCacheFill));
-        assert!(house.broker.read(caller, &delivery, false).is_ok());
+        assert_eq!(
+            house.broker.read(outsider, &delivery, false, None).err().map(refusal),
+            denied(Denial::ForeignReader)
+        );
+        assert_eq!(
+            house.broker.read(caller, &delivery, true, None).err().map(refusal),
+            denied(Denial::PageCacheFill)
+        );
+        assert!(house.broker.read(caller, &delivery, false, None).is_ok());
     }
 }
 

@@ -1,13 +1,15 @@
 //! What does the broker answer, and to whom? Inside a grant's tree less is allowed than outside.
 
-use kin_policy::{Ending, Reference, decide_reveal};
+use std::path::Path;
+
+use kin_policy::{Ending, ExePin, Reference, decide_reveal};
 
 use crate::audit::{Event, PolicyChange, VaultChange};
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{
-    BindingInfo, BrokerStatus, GrantStatus, Hello, ManifestInfo, MountStatus, Question, Request, SecretInfo,
-    Status, TreeProcess, TrustState, VaultStatus, Withdrawn,
+    BindingInfo, BrokerStatus, GrantStatus, Hello, ManifestInfo, MountStatus, PinInfo, Question, Request,
+    SecretInfo, Status, TreeProcess, TrustState, VaultStatus, Withdrawn,
 };
 use crate::control::{Peer, Reply, document};
 use crate::custody::{Custody, vault_event};
@@ -16,7 +18,7 @@ use crate::grants::LiveGrant;
 use crate::identity::tree_of;
 use crate::manifest::Manifest;
 use crate::sys::memory::{self, Plaintext};
-use crate::{generate, keys};
+use crate::{executables, generate, keys};
 
 impl Broker {
     /// Answers one question of `peer`.
@@ -131,6 +133,8 @@ impl Broker {
             file: file.clone(),
             reference: binding.reference.clone(),
             present: present(&binding.reference),
+            namespaces: binding.namespaces,
+            exe: binding.exe.iter().map(pin).collect(),
         });
         ManifestInfo {
             directory: manifest.directory.clone(),
@@ -249,6 +253,19 @@ impl Broker {
             edges: live.edges(now),
             tree: tree.collect(),
         }
+    }
+}
+
+/// What is at a pinned program's path now.
+fn pin(pin: &ExePin) -> PinInfo {
+    let there = executables::at(Path::new(&pin.path));
+    let file = there.as_ref().map_or(Path::new(&pin.path), |(resolved, _)| resolved);
+    PinInfo {
+        path: pin.path.clone(),
+        sha256: pin.sha256,
+        runs_anything: executables::runs_anything(file),
+        matches: there.as_ref().is_some_and(|(_, digest)| *digest == pin.sha256),
+        resolved: there.map(|(resolved, _)| resolved.to_string_lossy().into_owned()),
     }
 }
 

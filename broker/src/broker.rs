@@ -5,13 +5,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use kin_policy::{DirectoryName, Ending, FileName, Reference, Timestamp};
+use kin_policy::{DirectoryName, Ending, Exe, FileName, Reference, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use crate::audit::{self, AuditLog, Event};
 use crate::clock;
 use crate::custody::Custody;
 use crate::error::{Error, Result};
+use crate::executables::{Executables, Unhashed};
 use crate::grants::{Grants, LiveGrant};
 use crate::identity::{Choice, Identifier};
 use crate::paths::Directories;
@@ -24,6 +25,7 @@ pub struct Broker {
     pub directories: Directories,
     pub(crate) identifier: Identifier,
     pub(crate) grants: Grants,
+    pub(crate) executables: Arc<Executables>,
     pub(crate) audit: AuditLog,
     pub(crate) custody: RwLock<Custody>,
     /// Held by whoever changes the vault, the trust store or the custody; never on a FUSE thread.
@@ -49,6 +51,7 @@ impl Broker {
         let broker = Arc::new(Self {
             identifier: Identifier::new(identity, Identifier::CAPACITY)?,
             grants: Grants::default(),
+            executables: Arc::default(),
             audit,
             custody: RwLock::new(Custody::default()),
             changing: Mutex::new(()),
@@ -70,6 +73,12 @@ impl Broker {
     /// Whether the mount should show a directory of this name: a project was granted under it.
     pub fn knows_project(&self, name: &DirectoryName) -> bool {
         self.projects.read().contains_key(name)
+    }
+
+    /// Finds out what a reader runs, on another thread, and calls `then` there, once and within 2 s. What it
+    /// is handed is for that reader's request alone.
+    pub fn hash(&self, unhashed: Unhashed, then: impl FnOnce(Exe) + Send + 'static) {
+        self.executables.hash(unhashed, then);
     }
 
     /// Appends a record that must stand before its cause goes on.

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use chacha20poly1305::aead::OsRng;
 use chacha20poly1305::aead::rand_core::RngCore;
-use kin_policy::{Binding, Descend, DirectoryName, FileName, Grant, GrantId, Limits, Pid, Timestamp};
+use kin_policy::{
+    Binding, Descend, DirectoryName, FileName, Grant, GrantId, Limits, Namespaces, Pid, Reach, Timestamp,
+};
 
 use crate::audit::Event;
 use crate::broker::Broker;
@@ -54,7 +56,9 @@ impl Broker {
             trust.mounted_as(&manifest.directory).ok_or_else(|| untrusted(&manifest))?
         };
         let Manifest { bindings, directory, .. } = manifest;
-        let mut bindings = choose(bindings, request.only.as_deref(), &project, outer.as_deref())?;
+        let namespaces = self.identifier.namespaces_of(&peer.held);
+        let outer_view = outer.as_deref().map(|outer| Outer::seen_from(outer, namespaces));
+        let mut bindings = choose(bindings, request.only.as_deref(), &project, outer_view.as_ref())?;
         bound(&mut bindings, &request.max_opens_of)?;
         for (file, binding) in &bindings {
             if opened.vault.info(&binding.reference).is_none() {
@@ -115,7 +119,8 @@ impl Broker {
             ttl.into_iter().chain(outer.as_ref().and_then(|outer| outer.grant.expires)).min();
         let (id, limits) = (random_id()?, request.limits);
         let grant = Grant { id, root, project, bindings, created: now, expires, limits };
-        Ok(Arc::new(LiveGrant::new(grant, outer, directory, request.command.clone(), keeper, front)))
+        let (command, namespaces) = (request.command.clone(), self.identifier.namespaces_of(&keeper));
+        Ok(Arc::new(LiveGrant::new(grant, outer, directory, command, keeper, front, namespaces)))
     }
 
     /// Recorded first, then entered: no open can precede its grant in the record.
@@ -176,24 +181,40 @@ fn bound(bindings: &mut Bindings, max_opens: &[(FileName, u64)]) -> Result<()> {
     Ok(())
 }
 
-/// The bindings that are asked for; inside another grant, only what that one has, and what it has for all of
-/// its tree: what is for some levels below a command is nothing for another command.
+/// The grant that another is asked for in, as its keeper sees it.
+struct Outer<'a> {
+    live: &'a LiveGrant,
+    /// The keeper is in the namespaces that the outer grant's readers are to be in.
+    same_namespaces: bool,
+}
+
+impl<'a> Outer<'a> {
+    fn seen_from(live: &'a LiveGrant, namespaces: Option<Namespaces>) -> Self {
+        Self { live, same_namespaces: namespaces.is_some() && namespaces == live.namespaces() }
+    }
+
+    /// Whether an inner grant may have it: the same secret, for no more programs and places, only where the
+    /// keeper itself could have read it, and only what is for the whole tree: what is for some levels below a
+    /// command is nothing for another command.
+    fn allows(&self, file: &FileName, binding: &Binding) -> bool {
+        let Some(own) = self.live.grant.bindings.get(file) else { return false };
+        let restricted = own.namespaces == binding.namespaces && own.exe == binding.exe;
+        own.reference == binding.reference
+            && restricted
+            && own.descend == Descend::All
+            && (self.same_namespaces || own.namespaces == Reach::Any)
+    }
+}
+
+/// The bindings that are asked for; inside another grant, only what that one has.
 fn choose(
     manifest: Bindings,
     only: Option<&[FileName]>,
     project: &DirectoryName,
-    outer: Option<&LiveGrant>,
+    outer: Option<&Outer<'_>>,
 ) -> Result<Bindings> {
-    let allowed = |file: &FileName, binding: &Binding| {
-        outer.is_none_or(|outer| {
-            outer
-                .grant
-                .bindings
-                .get(file)
-                .is_some_and(|own| own.reference == binding.reference && own.descend == Descend::All)
-        })
-    };
-    if outer.is_some_and(|outer| outer.grant.project != *project) {
+    let allowed = |file: &FileName, binding: &Binding| outer.is_none_or(|outer| outer.allows(file, binding));
+    if outer.is_some_and(|outer| outer.live.grant.project != *project) {
         return Err(denied("wider_grant", &format!("the grant around this process is not for {project}"))
             .hint("start it outside this tree"));
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use kin_policy::{
-    Around, Ending, FileName, Grant, GrantId, Lineage, Orphans, Pid, Process, Standing, Timestamp, Uses,
+    Around, Ending, FileName, Grant, GrantId, Lineage, Namespaces, Orphans, Pid, Process, Standing,
+    Timestamp, Uses,
 };
 use parking_lot::{Mutex, RwLock};
 
@@ -15,6 +16,17 @@ use crate::identity::{Held, Identity, Roots};
 
 /// The most grants that stand at once.
 pub const LIMIT: usize = 10_000;
+
+/// The command of a grant, as it is when it is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Its process.
+    pub process: Process,
+    /// When that was.
+    pub started: Timestamp,
+    /// The namespaces it starts in; `None` where they could not be told.
+    pub namespaces: Option<Namespaces>,
+}
 
 /// A grant that stands in the book: from its making until its keeper is gone. One that has ended stays
 /// while its keeper lives, so that its tree never falls through to an outer grant.
@@ -30,7 +42,8 @@ pub struct LiveGrant {
     pub command_line: Vec<String>,
     keeper: Held,
     front: Held,
-    command: OnceLock<(Process, Timestamp)>,
+    keepers_namespaces: Option<Namespaces>,
+    command: OnceLock<Command>,
     command_ended: AtomicBool,
     tree_emptied: AtomicBool,
     orphans_refused: AtomicBool,
@@ -44,7 +57,7 @@ pub struct LiveGrant {
 }
 
 impl LiveGrant {
-    /// A grant just made.
+    /// A grant just made, and the namespaces of its keeper where they could be told.
     pub fn new(
         grant: Grant,
         outer: Option<Arc<LiveGrant>>,
@@ -52,6 +65,7 @@ impl LiveGrant {
         command_line: Vec<String>,
         keeper: Held,
         front: Held,
+        keepers_namespaces: Option<Namespaces>,
     ) -> Self {
         let counted = grant.bindings.iter().filter(|(_, binding)| binding.limits.max_opens.is_some());
         let opens_of = counted.map(|(file, _)| (file.clone(), AtomicU64::new(0))).collect();
@@ -62,6 +76,7 @@ impl LiveGrant {
             command_line,
             keeper,
             front,
+            keepers_namespaces,
             command: OnceLock::new(),
             command_ended: AtomicBool::new(false),
             tree_emptied: AtomicBool::new(false),
@@ -100,7 +115,14 @@ impl LiveGrant {
             true => Orphans::Refused,
         };
         let (grant, ended, uses) = (&self.grant, self.ended(), self.uses(file));
-        Standing { grant, ended, command: self.command(), orphans, uses, around }
+        let (command, namespaces) = (self.command(), self.namespaces());
+        Standing { grant, ended, command, orphans, namespaces, uses, around }
+    }
+
+    /// The namespaces that its readers are to be in: those that its command was started in, and until there
+    /// is one, the keeper's.
+    pub fn namespaces(&self) -> Option<Namespaces> {
+        self.command.get().map_or(self.keepers_namespaces, |command| command.namespaces)
     }
 
     /// The grants around it, innermost first.
@@ -115,7 +137,7 @@ impl LiveGrant {
     pub(crate) fn uses(&self, file: Option<&FileName>) -> Uses {
         let of_file = file.and_then(|file| self.opens_of.get(file));
         Uses {
-            started: self.command.get().map(|(_, started)| *started),
+            started: self.command.get().map(|command| command.started),
             opens: self.opens.load(Ordering::Relaxed),
             of_file: of_file.map_or(0, |opens| opens.load(Ordering::Relaxed)),
         }
@@ -166,14 +188,14 @@ impl LiveGrant {
         &self.front
     }
 
-    /// Notes the command that the keeper is about to start, and when: the first word counts.
-    pub fn command_started(&self, command: Process, now: Timestamp) {
-        let _ = self.command.set((command, now));
+    /// Notes the command that the keeper is about to start: the first word counts.
+    pub fn command_started(&self, command: Command) {
+        let _ = self.command.set(command);
     }
 
     /// The command, where the keeper has named it.
     pub fn command(&self) -> Option<Process> {
-        self.command.get().map(|(command, _)| *command)
+        self.command.get().map(|command| command.process)
     }
 
     /// Notes that the command has ended: from now on the front may go.

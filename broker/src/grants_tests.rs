@@ -20,7 +20,7 @@ fn live(root: u32, expires: Option<u64>) -> Arc<LiveGrant> {
         expires: expires.map(Timestamp::from_nanos),
         limits: Limits::default(),
     };
-    Arc::new(LiveGrant::new(grant, None, PathBuf::new(), Vec::new(), own(), own()))
+    Arc::new(LiveGrant::new(grant, None, PathBuf::new(), Vec::new(), own(), own(), None))
 }
 
 #[test]

@@ -13,6 +13,8 @@ use toml::de::{DeTable, DeValue};
 use crate::error::{Class, Error, Result, describe};
 use crate::{files, limits};
 
+mod pins;
+
 /// Its name.
 pub const FILE: &str = "kin.toml";
 /// Bytes of a manifest, at most.
@@ -51,7 +53,7 @@ impl Manifest {
     ///
     /// # Errors
     /// All of class Unsafe: `manifest_missing`, `manifest_unreadable`, `manifest_invalid`, `unknown_key`,
-    /// `bad_name`, `unsafe_file`, `unsafe_owner`.
+    /// `bad_name`, `bad_pin`, `unsafe_file`, `unsafe_owner`.
     pub fn read(directory: &Path) -> Result<Self> {
         let missing = || {
             let message = format!("there is no {FILE} in {}", directory.display());
@@ -194,18 +196,21 @@ impl Reader<'_> {
         let DeValue::Table(table) = value.get_ref() else {
             return Ok(Binding::plain(self.reference(value)?));
         };
-        self.closed(table, &["ref", "env_path", "max_opens", "for_first", "descend"])?;
+        self.closed(table, &["ref", "env_path", "max_opens", "for_first", "descend", "namespaces", "exe"])?;
         let reference = table
             .get("ref")
             .ok_or_else(|| self.invalid(Some(value.span()), "a binding needs `ref = \"…\"`"))?;
         let max_opens = table.get("max_opens").map(|value| self.max_opens(value)).transpose()?;
         let for_first = table.get("for_first").map(|value| self.for_first(value)).transpose()?;
         let descend = table.get("descend").map(|value| self.descend(value)).transpose()?;
+        let (namespaces, exe) = self.restrictions(table)?;
         Ok(Binding {
             reference: self.reference(reference)?,
             env_path: table.get("env_path").map(|value| self.variable(value)).transpose()?,
             limits: Limits { max_opens, for_first },
             descend: descend.unwrap_or_default(),
+            namespaces,
+            exe,
         })
     }
 

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use kin_policy::Reach;
 use nix::time::ClockId;
 use tempfile::TempDir;
 
@@ -251,4 +252,63 @@ fn escapes_do_not_reach_the_terminal() {
     assert_eq!(printable("a\tb\n\"c\" d\\e é"), "a\tb\n\"c\" d\\e é");
     let shown = printable("\u{1b}[31m\u{202e}\r\u{7}\u{9b}\u{2066}");
     assert!(shown.is_ascii() && !shown.contains(|c: char| c.is_control()), "{shown}");
+}
+
+const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+#[test]
+fn k14_a_pin_is_an_absolute_path_and_a_digest() {
+    let pin = format!("{{ path = \"/usr/bin/git\", sha256 = \"{DIGEST}\" }}");
+    for (written, count) in [(pin.clone(), 1), (format!("[{pin}]"), 1), (format!("[{pin}, {pin}]"), 2)] {
+        let dir = project(with(&format!("x = {{ ref = \"a\", exe = {written} }}")));
+        let pins = &Manifest::read(dir.path()).unwrap().bindings["x"].exe;
+        assert_eq!(pins.len(), count);
+        assert_eq!((pins[0].path.as_str(), pins[0].sha256.to_string().as_str()), ("/usr/bin/git", DIGEST));
+    }
+    let seventeen = vec![pin.clone(); 17].join(", ");
+    for (bad, code) in [
+        (format!("{{ path = \"git\", sha256 = \"{DIGEST}\" }}"), "bad_pin"),
+        (format!("{{ path = \"./git\", sha256 = \"{DIGEST}\" }}"), "bad_pin"),
+        (format!("{{ path = \"/a\\u202Eb\", sha256 = \"{DIGEST}\" }}"), "bad_pin"),
+        ("{ path = \"/usr/bin/git\", sha256 = \"0123\" }".into(), "bad_pin"),
+        ("{ path = \"/nonexistent/git\" }".into(), "bad_pin"),
+        ("\"/nonexistent/git\"".into(), "bad_pin"),
+        (format!("{{ sha256 = \"{DIGEST}\" }}"), "bad_pin"),
+        ("[]".into(), "bad_pin"),
+        (format!("[{seventeen}]"), "bad_pin"),
+        (format!("{{ path = \"/usr/bin/git\", sha256 = \"{DIGEST}\", md5 = \"x\" }}"), "unknown_key"),
+        ("1".into(), "manifest_invalid"),
+        ("{ path = 1 }".into(), "manifest_invalid"),
+    ] {
+        let error = refused(with(&format!("x = {{ ref = \"a\", exe = {bad} }}")));
+        assert_eq!(error.code, code, "{bad}: {error:?}");
+    }
+}
+
+#[test]
+fn c04_a_pin_without_a_digest_is_told_which_to_write() {
+    let digest = format!("{:x}", Sha256::digest(std::fs::read("/bin/cat").unwrap()));
+    for written in ["\"/bin/cat\"", "{ path = \"/bin/cat\" }"] {
+        let error = refused(with(&format!("x = {{ ref = \"a\", exe = {written} }}")));
+        assert_eq!(error.code, "bad_pin");
+        assert!(error.hint.as_ref().is_some_and(|hint| hint.contains(&digest)), "{error:?}");
+    }
+}
+
+#[test]
+fn c01_any_namespace_is_opted_in_to_and_never_with_a_pin() {
+    let reach = |written: &str| {
+        let dir = project(with(&format!("x = {{ ref = \"a\", namespaces = {written} }}")));
+        Manifest::read(dir.path()).unwrap().bindings["x"].namespaces
+    };
+    assert_eq!((reach("\"any\""), reach("\"same\"")), (Reach::Any, Reach::Same));
+    for bad in ["\"all\"", "true", "[\"any\"]"] {
+        let error = refused(with(&format!("x = {{ ref = \"a\", namespaces = {bad} }}")));
+        assert_eq!(error.code, "manifest_invalid", "{bad}");
+    }
+    let pin = format!("{{ path = \"/usr/bin/git\", sha256 = \"{DIGEST}\" }}");
+    let error = refused(with(&format!("x = {{ ref = \"a\", namespaces = \"any\", exe = {pin} }}")));
+    assert_eq!(error.code, "bad_pin");
+    let same = format!("x = {{ ref = \"a\", namespaces = \"same\", exe = {pin} }}");
+    assert!(Manifest::read(project(with(&same)).path()).is_ok());
 }

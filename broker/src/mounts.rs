@@ -35,6 +35,18 @@ pub fn hidepid() -> Option<String> {
     (!matches!(level, "0" | "off")).then(|| level.to_owned())
 }
 
+/// The type of the file system that the mount of this number has, by a table such as
+/// `/proc/self/mountinfo`; `None` where the mount is not in it.
+pub fn kind_of(mount: u64, table: &[u8]) -> Option<String> {
+    let number = mount.to_string();
+    let lines = table.split(|byte| *byte == b'\n');
+    let fields =
+        |line: &[u8]| -> Vec<Vec<u8>> { line.split(|byte| *byte == b' ').map(<[u8]>::to_vec).collect() };
+    let line = lines.map(fields).find(|fields| fields[0] == number.as_bytes())?;
+    let kind = line.into_iter().skip_while(|field| field != b"-").nth(1)?;
+    String::from_utf8(kind).ok()
+}
+
 /// `path` with its parent resolved: resolving the path itself would ask the mount.
 fn canonical_parent(path: &Path) -> PathBuf {
     match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {

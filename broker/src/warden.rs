@@ -18,7 +18,8 @@ use crate::clock;
 use crate::control::protocol::{Answer, Question, Request};
 use crate::control::{peer_gone, read_frame, write_frame};
 use crate::error::{Error, Result};
-use crate::grants::LiveGrant;
+use crate::grants::{Command, LiveGrant};
+use crate::identity::Held;
 
 /// The longest sleep while a deadline is ahead: epoll_wait(2) does not count time spent suspended.
 const NAP: Duration = Duration::from_secs(1);
@@ -199,7 +200,12 @@ impl Broker {
                 let Some(command) = self.child_of_keeper(live, *pid) else {
                     return write_frame(socket, &Answer::<()>::Failed(peer_gone()), None).is_ok();
                 };
-                live.command_started(command, clock::now());
+                let namespaces = self.identifier.namespaces_of(&command);
+                live.command_started(Command {
+                    process: command.process(),
+                    started: clock::now(),
+                    namespaces,
+                });
             }
             Question::CommandEnded => live.command_ended(),
             Question::Finish { ending } => {
@@ -218,10 +224,10 @@ impl Broker {
     }
 
     /// The process of this number, where it is the keeper's own child: a keeper names nobody else's.
-    fn child_of_keeper(&self, live: &LiveGrant, pid: u32) -> Option<kin_policy::Process> {
+    fn child_of_keeper(&self, live: &LiveGrant, pid: u32) -> Option<Held> {
         let held = self.identifier.hold(kin_policy::Pid::new(pid)?, None).ok()?;
         let parent = self.identifier.parent_of(&held)?;
-        (parent == live.grant.root.pid && live.keeper().is_alive()).then_some(held.process())
+        (parent == live.grant.root.pid && live.keeper().is_alive()).then_some(held)
     }
 }
 

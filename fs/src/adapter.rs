@@ -11,6 +11,7 @@ use fuser::{
 };
 use kin_broker::access::Caller;
 
+use crate::content::{Content, Range};
 use crate::deadlines::{Deadlines, Fail};
 use crate::secretfs::{Attributes, SecretFs};
 
@@ -21,8 +22,7 @@ const ATTRIBUTE_TTL: Duration = Duration::ZERO;
 
 /// The file system as fuser wants it.
 pub struct Adapter {
-    fs: SecretFs,
-    deadlines: Arc<Deadlines>,
+    content: Arc<Content>,
     uid: u32,
     gid: u32,
 }
@@ -31,7 +31,7 @@ impl Adapter {
     /// An adapter of `fs`, whose files belong to this process's user.
     pub fn new(fs: SecretFs, deadlines: Arc<Deadlines>) -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        Self { fs, deadlines, uid, gid }
+        Self { content: Arc::new(Content { fs, deadlines }), uid, gid }
     }
 
     /// Does the work and sends its outcome, unless the deadline has answered in the meantime.
@@ -41,8 +41,8 @@ impl Adapter {
         work: impl FnOnce(&SecretFs) -> Result<A, nix::errno::Errno>,
         send: impl FnOnce(R, A),
     ) {
-        let pending = self.deadlines.guard(reply);
-        let outcome = work(&self.fs);
+        let pending = self.content.deadlines.guard(reply);
+        let outcome = work(&self.content.fs);
         if let Some(reply) = pending.take() {
             match outcome {
                 Ok(answer) => send(reply, answer),
@@ -109,14 +109,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.answer(
-            reply,
-            |fs| fs.open(caller(request), inode.0, flags.0),
-            |reply, delivery| {
-                let handle = FileHandle(self.fs.keep(delivery));
-                reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
-            },
-        );
+        self.content.open(caller(request), inode.0, flags.0, None, reply);
     }
 
     /// A read without a lock owner fills the page cache: fuse_readpages_end and its kin set none,
@@ -132,15 +125,11 @@ impl Filesystem for Adapter {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let delivery = match self.fs.delivery(handle.0) {
-            Ok(delivery) => delivery,
-            Err(errno) => return reply.error(Errno::from_i32(errno as i32)),
-        };
-        self.answer(
-            reply,
-            |fs| fs.read(caller(request), &delivery, lock_owner.is_none()),
-            |reply, reading| reply.data(reading.range(offset, size)),
-        );
+        let range = Range { offset, size, page_cache: lock_owner.is_none() };
+        match self.content.fs.delivery(handle.0) {
+            Ok(delivery) => self.content.read(caller(request), delivery, range, None, reply),
+            Err(errno) => reply.error(Errno::from_i32(errno as i32)),
+        }
     }
 
     fn release(
@@ -154,7 +143,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         reply.ok();
-        self.fs.release(handle.0);
+        self.content.fs.release(handle.0);
     }
 
     /// The kernel asks again with every READDIR; the directory's handle holds nothing.

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod ancestry;
+mod content;
 pub mod daemon;
 pub mod deadlines;
 pub mod inodes;

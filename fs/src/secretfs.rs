@@ -5,10 +5,10 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kin_broker::access::{Caller, FileFacts, Refusal};
+use kin_broker::access::{Caller, FileFacts, Halt, Refusal};
 use kin_broker::audit::Op;
-use kin_broker::{Broker, Delivery, Reading};
-use kin_policy::{Denial, DirectoryName, FileName};
+use kin_broker::{Broker, Delivery, Reading, Unhashed};
+use kin_policy::{Denial, DirectoryName, Exe, FileName};
 use nix::errno::Errno;
 use parking_lot::RwLock;
 
@@ -36,6 +36,29 @@ pub struct Listed {
     pub directory: bool,
     /// Its name.
     pub name: String,
+}
+
+/// Why a request for content has no answer.
+pub enum Unanswered {
+    /// It is refused.
+    Errno(Errno),
+    /// What the reader runs is not known yet.
+    Unhashed(Unhashed),
+}
+
+impl From<Errno> for Unanswered {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<Halt> for Unanswered {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Refused(refusal) => Self::Errno(errno(refusal)),
+            Halt::Unhashed(unhashed) => Self::Unhashed(unhashed),
+        }
+    }
 }
 
 /// The file system.
@@ -120,14 +143,26 @@ impl SecretFs {
     /// OPEN: one version of the value, decided and recorded; [`Self::keep`] gives it a handle.
     ///
     /// # Errors
-    /// The refusal; EROFS for any way but reading.
-    pub fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<Arc<Delivery>, Errno> {
+    /// The refusal; EROFS for any way but reading; `Unhashed`, and then it is asked again with what
+    /// [`Self::hash`] finds.
+    pub fn open(
+        &self,
+        caller: Caller,
+        inode: u64,
+        flags: i32,
+        exe: Option<Exe>,
+    ) -> Result<Arc<Delivery>, Unanswered> {
         let node = self.node(inode)?;
-        let Node::File(project, file) = &*node else { return Err(Errno::EISDIR) };
+        let Node::File(project, file) = &*node else { return Err(Errno::EISDIR.into()) };
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
-            return Err(Errno::EROFS);
+            return Err(Errno::EROFS.into());
         }
-        self.broker.open(caller, project, file).map_err(errno)
+        Ok(self.broker.open(caller, project, file, exe)?)
+    }
+
+    /// Finds out what a reader runs, on another thread, and calls `then` there, once and in time.
+    pub fn hash(&self, unhashed: Unhashed, then: impl FnOnce(Exe) + Send + 'static) {
+        self.broker.hash(unhashed, then);
     }
 
     /// The handle of a delivery, until [`Self::release`].
@@ -148,14 +183,15 @@ impl SecretFs {
     /// READ: asked anew for every read, whoever holds the descriptor.
     ///
     /// # Errors
-    /// The refusal; EINVAL for a read that would fill the page cache.
+    /// The refusal; EINVAL for a read that would fill the page cache; `Unhashed`, as for [`Self::open`].
     pub fn read<'d>(
         &self,
         caller: Caller,
         delivery: &'d Delivery,
         page_cache: bool,
-    ) -> Result<Reading<'d>, Errno> {
-        self.broker.read(caller, delivery, page_cache).map_err(errno)
+        exe: Option<Exe>,
+    ) -> Result<Reading<'d>, Unanswered> {
+        Ok(self.broker.read(caller, delivery, page_cache, exe)?)
     }
 
     /// RELEASE. Its header names nobody, so the handle alone counts.
@@ -216,6 +252,9 @@ fn errno(refusal: Refusal) -> Errno {
             | Denial::Ended(_)
             | Denial::OtherProject
             | Denial::ForeignReader
+            | Denial::NamespaceMismatch
+            | Denial::ExeMismatch
+            | Denial::ExeUnpinnable
             | Denial::TooFar
             | Denial::WindowClosed
             | Denial::MaxOpens => Errno::EACCES,

@@ -1,9 +1,10 @@
 //! The decision.
 
-use crate::grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Standing};
+use crate::grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, Standing};
 use crate::limits;
 use crate::names::{DirectoryName, FileName, Reference};
-use crate::process::Lineage;
+use crate::process::{Lineage, Namespaces};
+use crate::program::Exe;
 use crate::time::Timestamp;
 
 /// What a reader wants to do.
@@ -56,6 +57,10 @@ pub struct Request<'a> {
     pub action: Action,
     /// Who.
     pub reader: Reader<'a>,
+    /// The reader's namespaces at this moment; `None` where the kernel would not say.
+    pub namespaces: Option<Namespaces>,
+    /// What the reader runs at this moment; asked for where the binding names its programs.
+    pub exe: Option<Exe>,
     /// In which project's directory.
     pub project: &'a DirectoryName,
     /// Which file; `None` is the directory itself.
@@ -114,6 +119,12 @@ pub enum Denial {
     ForeignReader,
     /// The read would have filled the page cache.
     PageCacheFill,
+    /// The reader is in another user or pid namespace than its grant, and the binding is for that one.
+    NamespaceMismatch,
+    /// The binding is for certain programs, and the reader runs none of them.
+    ExeMismatch,
+    /// It is for certain programs, and what the reader runs is no file that a digest holds for.
+    ExeUnpinnable,
     /// The innermost grant has no such binding.
     NoBinding,
     /// The binding does not reach so far below the command.
@@ -140,6 +151,9 @@ impl Denial {
             Self::OtherProject => "other_project",
             Self::ForeignReader => "foreign_reader",
             Self::PageCacheFill => "page_cache",
+            Self::NamespaceMismatch => "ns_mismatch",
+            Self::ExeMismatch => "exe_hash_mismatch",
+            Self::ExeUnpinnable => "exe_unpinnable",
             Self::NoBinding => "no_binding",
             Self::TooFar => "too_far",
             Self::WindowClosed => "window_closed",
@@ -197,16 +211,52 @@ fn judge<'a>(
             return Err(Denial::PageCacheFill);
         }
     }
-    let Some(file) = request.file else { return Ok((grant, None)) };
-    let binding = grant.bindings.get(file).ok_or(Denial::NoBinding)?;
+    let Some(file) = request.file else {
+        return reaches(grant.bindings.values(), request, standing).map(|()| (grant, None));
+    };
+    let Some(binding) = grant.bindings.get(file) else {
+        // From where nothing is seen, what is not bound looks like what is.
+        return reaches(grant.bindings.values(), request, standing).and(Err(Denial::NoBinding));
+    };
+    reaches([binding], request, standing)?;
     if !binding.descend.reaches(lineage, grant.root, standing.command) {
         return Err(Denial::TooFar);
     }
+    runs_pinned(binding, request)?;
     if request.action == Action::Open {
         and_around(standing)
             .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;
     }
     Ok((grant, Some(binding)))
+}
+
+/// Whether one of the bindings may be seen from the namespaces that the reader is in.
+fn reaches<'b>(
+    bindings: impl IntoIterator<Item = &'b Binding>,
+    request: &Request<'_>,
+    standing: &Standing<'_>,
+) -> Result<(), Denial> {
+    let own = standing.namespaces.zip(request.namespaces).map(|(own, readers)| own == readers);
+    match own {
+        Some(true) => Ok(()),
+        _ if bindings.into_iter().any(|binding| binding.namespaces == Reach::Any) => Ok(()),
+        Some(false) => Err(Denial::NamespaceMismatch),
+        None => Err(Denial::Unidentified(Unidentified::Unverifiable)),
+    }
+}
+
+/// Whether the reader runs a program that the binding is for. To see that the file is there and how large
+/// it is, any member may.
+fn runs_pinned(binding: &Binding, request: &Request<'_>) -> Result<(), Denial> {
+    if binding.exe.is_empty() || !matches!(request.action, Action::Open | Action::Read { .. }) {
+        return Ok(());
+    }
+    match request.exe {
+        Some(Exe::File(digest)) if binding.exe.iter().any(|pin| pin.sha256 == digest) => Ok(()),
+        Some(Exe::File(_)) => Err(Denial::ExeMismatch),
+        Some(Exe::Unpinnable) => Err(Denial::ExeUnpinnable),
+        Some(Exe::Unreadable) | None => Err(Denial::Unidentified(Unidentified::Unverifiable)),
+    }
 }
 
 fn innermost<'s, 'a>(lineage: &Lineage, grants: &'s [Standing<'a>]) -> Option<&'s Standing<'a>> {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::{Descend, Limits, Uses};
 use crate::process::{Pid, Process, Tid};
+use crate::program::{ExeDigest, ExePin};
 
 fn process(pid: u32) -> Process {
     Process { pid: Pid::new(pid).unwrap(), start: u64::from(pid) * 10 }
@@ -38,7 +39,14 @@ fn directory(name: &str) -> DirectoryName {
 }
 
 fn grant(root: u32) -> Grant {
-    let binding = Binding::plain(Reference::new("db/url").unwrap());
+    grant_of(root, plain())
+}
+
+fn plain() -> Binding {
+    Binding::plain(Reference::new("db/url").unwrap())
+}
+
+fn grant_of(root: u32, binding: Binding) -> Grant {
     Grant {
         id: id(root),
         root: process(root),
@@ -56,6 +64,7 @@ fn standing(grant: &Grant) -> Standing<'_> {
         ended: None,
         command: None,
         orphans: Orphans::Admitted,
+        namespaces: Some(HOME),
         uses: Uses::default(),
         around: &[],
     }
@@ -96,13 +105,27 @@ fn commanded(grant: &Grant) -> Standing<'_> {
     Standing { command: Some(process(3)), ..standing(grant) }
 }
 
+const HOME: Namespaces = Namespaces { user: 1, pid: 2 };
+
 fn ask(action: Action, reader: Reader<'_>, name: &str, grants: &[Standing<'_>], now: u64) -> Decision {
     let (project, file) = (directory("api"), file(name));
-    decide(
-        &Request { action, reader, project: &project, file: Some(&file) },
-        grants,
-        Timestamp::from_nanos(now),
-    )
+    let request =
+        Request { action, reader, namespaces: Some(HOME), exe: None, project: &project, file: Some(&file) };
+    decide(&request, grants, Timestamp::from_nanos(now))
+}
+
+/// A member asks from these namespaces, running this.
+fn ask_from(
+    namespaces: Option<Namespaces>,
+    exe: Option<Exe>,
+    action: Action,
+    name: Option<&str>,
+    standing: &Standing<'_>,
+) -> Decision {
+    let (project, file, member) = (directory("api"), name.map(file), lineage(&[3, 100]));
+    let reader = Reader::Proven(&member);
+    let request = Request { action, reader, namespaces, exe, project: &project, file: file.as_ref() };
+    decide(&request, &[*standing], Timestamp::from_nanos(0))
 }
 
 macro_rules! deny {
@@ -185,6 +208,89 @@ deny!(below_an_orphan_there_is_no_level: Action::Open, Reader::Proven(&lineage(&
     [commanded(&edged(100, Limits::default(), levels(9)))], 0 => Denial::TooFar);
 deny!(without_a_known_command_there_is_no_level: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
     [standing(&edged(100, Limits::default(), Descend::CHILD))], 0 => Denial::TooFar);
+
+macro_rules! deny_from {
+    ($name:ident: $binding:expr, $namespaces:expr, $exe:expr, [$($action:expr),*], $file:expr => $denial:expr) => {
+        #[test]
+        fn $name() {
+            let grant = grant_of(100, $binding);
+            for action in [$($action),*] {
+                let answer = ask_from($namespaces, $exe, action, $file, &standing(&grant));
+                assert_eq!(answer, Decision::Deny($denial), "{action:?}");
+            }
+        }
+    };
+}
+
+const GIT: ExeDigest = ExeDigest::from_bytes([1; 32]);
+const GIT_OF_TOMORROW: ExeDigest = ExeDigest::from_bytes([2; 32]);
+const EVIL: ExeDigest = ExeDigest::from_bytes([3; 32]);
+
+fn everywhere() -> Binding {
+    Binding { namespaces: Reach::Any, ..plain() }
+}
+
+fn pinned() -> Binding {
+    let pin = |sha256| ExePin { path: "/usr/bin/git".into(), sha256 };
+    Binding { exe: vec![pin(GIT), pin(GIT_OF_TOMORROW)], ..plain() }
+}
+
+fn inside(user: u64, pid: u64) -> Option<Namespaces> {
+    Some(Namespaces { user, pid })
+}
+
+deny_from!(c01_another_user_namespace_is_refused: plain(), inside(7, HOME.pid), None,
+    [Action::Look, Action::Open, read(100, false)], Some("DB") => Denial::NamespaceMismatch);
+deny_from!(c01_another_pid_namespace_is_refused: plain(), inside(HOME.user, 7), None,
+    [Action::Look, Action::Open, read(100, false)], Some("DB") => Denial::NamespaceMismatch);
+deny_from!(c01_a_directory_is_closed_from_elsewhere: plain(), inside(7, 7), None,
+    [Action::Look], None => Denial::NamespaceMismatch);
+deny_from!(c01_from_elsewhere_what_is_not_bound_looks_like_what_is: plain(), inside(7, 7), None,
+    [Action::Look, Action::Open], Some("OTHER") => Denial::NamespaceMismatch);
+deny_from!(namespaces_that_cannot_be_told_are_unverifiable: plain(), None, None,
+    [Action::Look, Action::Open], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
+deny_from!(a_member_from_elsewhere_learns_what_an_open_binding_shows: everywhere(), None, None,
+    [Action::Look, Action::Open], Some("OTHER") => Denial::NoBinding);
+deny_from!(a11_another_program_is_refused: pinned(), Some(HOME), Some(Exe::File(EVIL)),
+    [Action::Open, read(100, false)], Some("DB") => Denial::ExeMismatch);
+deny_from!(a11_what_no_digest_holds_for_is_refused: pinned(), Some(HOME), Some(Exe::Unpinnable),
+    [Action::Open, read(100, false)], Some("DB") => Denial::ExeUnpinnable);
+deny_from!(a17_a_program_that_cannot_be_read_is_unverifiable: pinned(), Some(HOME), Some(Exe::Unreadable),
+    [Action::Open, read(100, false)], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
+deny_from!(a_pinned_binding_without_evidence_is_unverifiable: pinned(), Some(HOME), None,
+    [Action::Open, read(100, false)], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
+deny_from!(c04_a_pin_does_not_open_from_elsewhere: pinned(), inside(7, HOME.pid), Some(Exe::File(GIT)),
+    [Action::Open, read(100, false)], Some("DB") => Denial::NamespaceMismatch);
+
+#[test]
+fn a_grant_whose_namespaces_are_not_known_admits_nobody() {
+    let grant = grant(100);
+    let standing = Standing { namespaces: None, ..standing(&grant) };
+    let answer = ask_from(Some(HOME), None, Action::Open, Some("DB"), &standing);
+    assert_eq!(answer, Decision::Deny(Denial::Unidentified(Unidentified::Unverifiable)));
+}
+
+#[test]
+fn a_binding_for_any_namespace_opens_from_everywhere() {
+    let grant = grant_of(100, everywhere());
+    for namespaces in [Some(HOME), inside(7, 7), None] {
+        for (action, name) in [(Action::Open, Some("DB")), (Action::Look, Some("DB")), (Action::Look, None)] {
+            let _ = permit(ask_from(namespaces, None, action, name, &standing(&grant)));
+        }
+    }
+}
+
+#[test]
+fn a_pinned_binding_is_for_its_programs_and_any_member_may_look() {
+    let grant = grant_of(100, pinned());
+    for digest in [GIT, GIT_OF_TOMORROW] {
+        for action in [Action::Open, read(100, false)] {
+            let _ =
+                permit(ask_from(Some(HOME), Some(Exe::File(digest)), action, Some("DB"), &standing(&grant)));
+        }
+    }
+    let _ = permit(ask_from(Some(HOME), None, Action::Look, Some("DB"), &standing(&grant)));
+}
 
 fn permit(decision: Decision) -> Permit {
     match decision {

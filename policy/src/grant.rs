@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{Descend, Limits, Uses};
 use crate::names::{DirectoryName, FileName, Reference};
-use crate::process::Process;
+use crate::process::{Namespaces, Process};
+use crate::program::ExePin;
 use crate::time::Timestamp;
 
 /// 128 random bits, drawn by the broker. Knowing one authorises nothing.
@@ -77,12 +78,43 @@ pub struct Binding {
     /// Who in the tree may have it.
     #[serde(default)]
     pub descend: Descend,
+    /// In which namespaces a reader may be.
+    #[serde(default, skip_serializing_if = "Reach::is_same")]
+    pub namespaces: Reach,
+    /// The programs that alone may open and read it; none is every program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exe: Vec<ExePin>,
 }
 
 impl Binding {
     /// To this secret, without any edge.
     pub fn plain(reference: Reference) -> Self {
-        Self { reference, env_path: None, limits: Limits::default(), descend: Descend::All }
+        Self {
+            reference,
+            env_path: None,
+            limits: Limits::default(),
+            descend: Descend::All,
+            namespaces: Reach::Same,
+            exe: Vec::new(),
+        }
+    }
+}
+
+/// In which user and pid namespaces a reader may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// In those of its grant.
+    #[default]
+    Same,
+    /// In any.
+    Any,
+}
+
+impl Reach {
+    /// Whether it is the default.
+    pub fn is_same(&self) -> bool {
+        *self == Self::Same
     }
 }
 
@@ -161,6 +193,8 @@ pub struct Standing<'a> {
     pub command: Option<Process>,
     /// What holds for orphans.
     pub orphans: Orphans,
+    /// The namespaces of its command; `None` where they could not be told.
+    pub namespaces: Option<Namespaces>,
     /// What has been used of it.
     pub uses: Uses,
     /// The grants that it was made inside of: what is left of them bounds it too.

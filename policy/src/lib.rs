@@ -10,11 +10,13 @@ mod grant;
 mod limits;
 mod names;
 mod process;
+mod program;
 mod time;
 
 pub use decide::{Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal};
-pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Standing};
+pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, Standing};
 pub use limits::{Descend, Limits, Uses};
 pub use names::{BadName, DirectoryName, FileName, ProjectName, Reference, unprintable};
-pub use process::{Lineage, Pid, Process, Tid};
+pub use process::{Lineage, Namespaces, Pid, Process, Tid};
+pub use program::{Exe, ExeDigest, ExePin};
 pub use time::Timestamp;

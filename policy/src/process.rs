@@ -60,6 +60,16 @@ pub struct Process {
     pub start: u64,
 }
 
+/// The namespaces in which a process's user and process ids have their meaning, by their inode numbers
+/// (namespaces(7)). A process changes its user namespace as it likes, its pid namespace never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Namespaces {
+    /// Of user ids and capabilities, and with it of what it may mount.
+    pub user: u64,
+    /// Of process ids.
+    pub pid: u64,
+}
+
 /// A reader and where it comes from, every link proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lineage {

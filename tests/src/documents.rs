@@ -31,7 +31,21 @@ fn tests_named_in(text: &str) -> Vec<&str> {
     quoted(text).filter(|name| is_test_name(name)).collect()
 }
 
-/// The names of all functions in the sources of the rooms.
+/// `deny!(name: …)` makes a test of that name.
+fn rows_of_decisions(source: &str) -> Vec<String> {
+    let rows =
+        source.lines().filter_map(|line| line.strip_prefix("deny")?.split_once("!(")?.1.split_once(':'));
+    rows.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Modules that have one test for each way to identify.
+fn modules(source: &str) -> Vec<String> {
+    let modules =
+        source.lines().filter_map(|line| line.trim_start().strip_prefix("mod ")?.strip_suffix(" {"));
+    modules.map(str::to_owned).collect()
+}
+
+/// The names of all functions, and of what stands for tests, in the sources of the rooms.
 fn functions() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut directories: Vec<PathBuf> = ROOMS.iter().map(|room| checkout().join(room)).collect();
@@ -44,10 +58,20 @@ fn functions() -> BTreeSet<String> {
                 let source = std::fs::read_to_string(&path).expect("a source");
                 let lines = source.lines().filter_map(|line| line.trim_start().strip_prefix("fn "));
                 found.extend(lines.filter_map(|line| line.split_once('(')).map(|(name, _)| name.to_owned()));
+                found.extend(rows_of_decisions(&source));
+                found.extend(modules(&source));
             }
         }
     }
     found
+}
+
+/// What a pin does not stop is said where people look for it.
+#[test]
+fn a13_what_a_pin_does_not_stop_is_documented() {
+    let text = document("SECURITY.md");
+    let (_, open) = text.split_once("## What is not defended").expect("the chapter");
+    assert!(open.contains("LD_PRELOAD") && open.contains("`exe`"), "{open}");
 }
 
 #[test]

@@ -22,5 +22,7 @@ mod world;
 pub use daemon::Daemon;
 pub use kin::{Kin, Output};
 pub use probe::{Actor, Part, Probe, Remote};
-pub use rerun::{Role, answer, as_member, as_nobody, in_user_namespace, is_root, needs_root};
+pub use rerun::{
+    Role, answer, as_member, as_nobody, as_nobody_under_hidepid, in_user_namespace, is_root, needs_root,
+};
 pub use world::{Identity, World, binary, eventually};

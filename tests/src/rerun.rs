@@ -52,6 +52,25 @@ pub fn as_nobody(name: &str) -> Role {
     Role::Done
 }
 
+/// As [`as_nobody`], where `/proc` is mounted with hidepid=2; root alone can mount it so.
+///
+/// # Panics
+/// As there.
+pub fn as_nobody_under_hidepid(name: &str) -> Role {
+    if std::env::var_os(INNER).is_some() {
+        return Role::Here;
+    }
+    needs_root();
+    let place = tempfile::Builder::new().prefix("kin-suite").tempdir_in("/tmp").expect("a directory");
+    let kin = installed(&binary(), place.path(), "kin");
+    let suite = installed(&std::env::current_exe().expect("our own path"), place.path(), "suite");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--", "sh", "-c"]);
+    command.arg("mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid=65534 --regid=65534 --clear-groups -- \"$0\" \"$@\"");
+    again(command.arg(suite).env("KIN_BIN", kin).current_dir("/"), name);
+    Role::Done
+}
+
 fn installed(from: &Path, place: &Path, name: &str) -> std::path::PathBuf {
     let to = place.join(name);
     std::fs::copy(from, &to).expect("a copy");

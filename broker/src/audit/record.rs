@@ -23,6 +23,8 @@ const NAME: usize = 512;
 const PATH: usize = 2048;
 const PROGRAM: usize = 1024;
 const BINDINGS: usize = 3584;
+const ANY_NAMESPACE: usize = 256;
+const PINS: usize = 512;
 
 /// One thing that happened. Denied accesses are not here: they are summed up by
 /// [`AuditLog::deny`](super::AuditLog::deny).
@@ -80,6 +82,8 @@ pub enum Event<'a> {
         file: &'a FileName,
         /// The secret that is delivered.
         reference: &'a Reference,
+        /// The reader is in other namespaces than its grant, which the binding allows.
+        elsewhere: bool,
         /// Who asked.
         reader: ReaderFacts<'a>,
     },
@@ -287,12 +291,15 @@ impl Event<'_> {
                     out.word("reason", ending.as_str());
                 }
             }
-            Self::Allow { grant, project, file, reference, reader } => {
+            Self::Allow { grant, project, file, reference, elsewhere, reader } => {
                 out.word("op", Op::Open.as_str());
                 out.word("project", project.as_str());
                 out.text("file", file.as_str().as_bytes(), FILE);
                 out.word("reference", reference.as_str());
                 write_grant_id(out, Some(grant));
+                if elsewhere {
+                    out.flag("other_namespace", true);
+                }
                 reader.write(out);
             }
             Self::Vault { reference, reason, .. } => {
@@ -332,6 +339,7 @@ impl Event<'_> {
         if elided > 0 {
             out.number("bindings_elided", elided);
         }
+        write_restrictions(out, bindings);
         out.number("root", root.pid.get().into());
         out.number("root_start", root.start);
         out.text("program", program.as_bytes(), PROGRAM);
@@ -343,6 +351,28 @@ impl Event<'_> {
             out.number("for_first_ms", u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
         }
     }
+}
+
+/// What departs from the default: bindings that open in any namespace, and pinned ones with the beginnings
+/// of their digests.
+fn write_restrictions(out: &mut Members<'_>, bindings: &BTreeMap<FileName, Binding>) {
+    let anywhere = bindings.iter().filter(|(_, binding)| !binding.namespaces.is_same());
+    let anywhere: Vec<_> = anywhere.map(|(file, _)| (file.as_str(), "any")).collect();
+    let pins: Vec<_> = bindings
+        .iter()
+        .filter(|(_, binding)| !binding.exe.is_empty())
+        .map(|(file, binding)| {
+            let digests = binding.exe.iter().map(|pin| format!("{:.16}", pin.sha256.to_string()));
+            (file.as_str(), digests.collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    let mut list = |key: &str, entries: &[(&str, &str)], limit| {
+        if !entries.is_empty() && out.map(key, entries.iter().copied(), limit) > 0 {
+            out.flag(&format!("{key}_elided"), true);
+        }
+    };
+    list("namespaces", &anywhere, ANY_NAMESPACE);
+    list("exe", &pins.iter().map(|(file, pins)| (*file, pins.as_str())).collect::<Vec<_>>(), PINS);
 }
 
 impl VaultChange {

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use kin_policy::{ExeDigest, ExePin, Reach};
 use proptest::prelude::*;
 
 use super::super::chain::{self, GENESIS, Key, MAX_LINE};
@@ -145,13 +146,15 @@ proptest! {
         };
         let text = String::from_utf8_lossy(&hostile);
         let (path, grant) = (Path::new(OsStr::from_bytes(&hostile)), scene.grant);
-        let binding = Binding::plain(reference.clone());
+        let pin = ExePin { path: text.clone().into_owned(), sha256: ExeDigest::from_bytes([0xff; 32]) };
+        let exe = vec![pin; 3];
+        let binding = Binding { namespaces: Reach::Any, exe, ..Binding::plain(reference.clone()) };
         let bindings = (0..40).map(|n| {
             let name = format!("{}{n:02}", "\u{3000}".repeat(84));
             (FileName::new(name).unwrap(), binding.clone())
         }).collect();
         for event in [
-            Event::Allow { grant, project: &project, file: &file, reference: &reference, reader },
+            Event::Allow { grant, project: &project, file: &file, reference: &reference, elsewhere: true, reader },
             Event::GrantCreate {
                 grant,
                 project: &project,

@@ -62,6 +62,7 @@ impl Scene {
             project: &self.project,
             file: &self.file,
             reference: &self.reference,
+            elsewhere: false,
             reader: self.reader(203),
         }
     }

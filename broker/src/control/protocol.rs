@@ -6,7 +6,9 @@
 
 use std::path::PathBuf;
 
-use kin_policy::{DirectoryName, Ending, FileName, GrantId, Limits, ProjectName, Reference};
+use kin_policy::{
+    DirectoryName, Ending, ExeDigest, FileName, GrantId, Limits, ProjectName, Reach, Reference,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -227,6 +229,25 @@ pub struct BindingInfo {
     pub reference: Reference,
     /// Whether the vault has it; `None` while the vault is locked.
     pub present: Option<bool>,
+    /// In which namespaces a reader may be.
+    pub namespaces: Reach,
+    /// The programs that alone may read it; none is every program.
+    pub exe: Vec<PinInfo>,
+}
+
+/// A program that a binding is for, and what is at its path now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PinInfo {
+    /// The path, as the manifest has it.
+    pub path: String,
+    /// The digest that it has to have.
+    pub sha256: ExeDigest,
+    /// The file that is there now, with links resolved; `None` where none can be read.
+    pub resolved: Option<String>,
+    /// Whether that has the digest.
+    pub matches: bool,
+    /// Whether it runs what it is given (an interpreter, a loader), so that the pin is of little use.
+    pub runs_anything: bool,
 }
 
 /// How a manifest stands with trust.

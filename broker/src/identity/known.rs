@@ -6,10 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use kin_policy::{Lineage, Process, Tid};
-use nix::fcntl::{OFlag, open, openat, readlinkat};
+use kin_policy::{Lineage, Namespaces, Process, Tid};
+use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
+use super::namespaces::{self, Links};
 use super::table::{Held, Identity};
 use crate::audit::Ancestry;
 use crate::sys::pidfd;
@@ -27,11 +28,12 @@ pub struct Known {
     window: OnceLock<Option<Window>>,
 }
 
-/// A thread's directory in `/proc` and its `comm`, held open.
+/// A thread's directory in `/proc`, its `comm` and where it says its namespaces, held open.
 #[derive(Debug)]
 struct Window {
     directory: OwnedFd,
     comm: File,
+    links: Links,
 }
 
 impl Window {
@@ -92,21 +94,42 @@ impl Known {
     /// What the thread runs now. Both parts are read at every call, because a thread that is known stays
     /// known across an exec; where it ended meanwhile, both are empty. About 4 µs.
     pub fn program(&self) -> Program {
+        self.through_window(Window::look).unwrap_or_default()
+    }
+
+    /// The user and pid namespaces that the thread is in now, read at every call; `None` where the kernel
+    /// would not say. About 2.5 µs.
+    pub fn namespaces(&self) -> Option<Namespaces> {
+        self.through_window(|window| window.links.look(&window.directory, &self.held))
+    }
+
+    /// The file that the thread runs now, opened without rights to it (`O_PATH`) and never by the path that
+    /// the kernel prints; `None` where the thread may not be looked into, or is gone.
+    pub(crate) fn executable(&self) -> Option<OwnedFd> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        self.through_window(|window| openat(&window.directory, "exe", flags, Mode::empty()).ok())
+    }
+
+    /// The mounts that the thread sees (`/proc/TID/mountinfo`).
+    pub(crate) fn mounts(&self) -> Option<Vec<u8>> {
+        self.through_window(|window| namespaces::read_at(&window.directory, "mountinfo"))
+    }
+
+    fn through_window<T>(&self, look: impl Fn(&Window) -> Option<T>) -> Option<T> {
         match self.window.get_or_init(|| self.open_window()) {
             // The held one may be of an earlier thread of this group with this number: then it is closed.
-            Some(window) => window.look().or_else(|| self.open_window()?.look()),
-            None => self.open_window().and_then(|window| window.look()),
+            Some(window) => look(window).or_else(|| look(&self.open_window()?)),
+            None => look(&self.open_window()?),
         }
-        .unwrap_or_default()
     }
 
     /// The thread's directory, proven to be this process's: what is read through it afterwards is that
     /// thread's or nobody's, whoever gets its number.
     fn open_window(&self) -> Option<Window> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = open(format!("/proc/{}", self.lineage.tid).as_str(), flags, Mode::empty()).ok()?;
+        let directory = namespaces::directory_of(self.lineage.tid)?;
         let comm = openat(&directory, "comm", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-        self.is_there().then_some(Window { directory, comm: File::from(comm) })
+        let links = Links::of(&directory)?;
+        self.is_there().then_some(Window { directory, comm: File::from(comm), links })
     }
 
     /// Whether the thread's number is still a thread's of this process.

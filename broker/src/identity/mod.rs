@@ -17,6 +17,7 @@
 
 mod cache;
 mod known;
+mod namespaces;
 mod pidfd;
 mod pinned;
 mod procfs;
@@ -28,7 +29,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kin_policy::{Lineage, Pid, Process, Tid, Unidentified};
+use kin_policy::{Lineage, Namespaces, Pid, Process, Tid, Unidentified};
 use nix::sys::resource::{Resource, getrlimit};
 
 use cache::Cache;
@@ -38,6 +39,7 @@ use walk::{Ascent, Walk};
 use crate::Result;
 
 pub use known::{Known, Program};
+pub use procfs::{in_initial_pid_namespace, is_own as proc_is_own};
 pub use table::{Absent, Choice, Held, Identity, ProcessTable};
 pub use tree::{Branch, tree_of};
 
@@ -61,7 +63,7 @@ impl Identifier {
     pub const CAPACITY: usize = 1024;
 
     /// Remembers at most `capacity` readers, and at most an eighth of the soft RLIMIT_NOFILE: a reader takes
-    /// three descriptors, and for every four readers there is one more for an ancestor.
+    /// four descriptors, and for every four readers there is one more for an ancestor.
     ///
     /// # Errors
     /// `kernel_too_old` where the kernel lacks what `choice` needs.
@@ -130,6 +132,11 @@ impl Identifier {
     /// The number of the process's parent, true while both live; `None` where it has exited or has none here.
     pub fn parent_of(&self, child: &Held) -> Option<Pid> {
         self.table.parent(child).ok().flatten()
+    }
+
+    /// The user and pid namespaces that a held process is in now; `None` where the kernel would not say.
+    pub fn namespaces_of(&self, held: &Held) -> Option<Namespaces> {
+        namespaces::of(held)
     }
 
     /// From whom a held process descends: up to and with the innermost root above it, else to the top. Nothing

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use kin_policy::{Pid, Process, Tid};
 
@@ -61,6 +62,21 @@ fn stat_of(pid: Pid, fd: &impl AsFd) -> Result<Stat, Absent> {
     stat.map_err(|_| Absent::Hidden)
 }
 
+/// Whether `/proc` is that of this process's pid namespace. In another one its numbers are those of other
+/// processes (pid_namespaces(7)), and nothing is read there.
+pub fn is_own() -> bool {
+    static OWN: OnceLock<bool> = OnceLock::new();
+    let own =
+        || std::fs::read_link("/proc/self").is_ok_and(|number| number == std::process::id().to_string());
+    *OWN.get_or_init(own)
+}
+
+/// Whether this process is in the pid namespace of the machine's init, which has a fixed number
+/// (PROC_PID_INIT_INO, linux/proc_ns.h); yes where that cannot be told.
+pub fn in_initial_pid_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").map_or(true, |link| link.as_os_str() == "pid:[4026531836]")
+}
+
 /// What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
@@ -73,6 +89,9 @@ pub(super) struct Stat {
 impl Stat {
     /// By number, so only a pidfd can say whose it was.
     pub(super) fn read(pid: Pid) -> io::Result<Self> {
+        if !is_own() {
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
+        }
         let mut line = [0; 2048];
         let len = File::open(format!("/proc/{pid}/stat"))?.read(&mut line)?;
         Self::parse(&line[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into())

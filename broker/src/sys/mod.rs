@@ -8,3 +8,4 @@ pub mod pidfd;
 pub mod process;
 pub mod socket;
 pub mod standard;
+pub mod statx;

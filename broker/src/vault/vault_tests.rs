@@ -107,6 +107,7 @@ fn a_new_version_replaces_the_old_and_a_removed_secret_is_gone() {
 #[test]
 fn a_permit_to_look_opens_nothing() {
     use kin_policy::*;
+    const HERE: Namespaces = Namespaces { user: 1, pid: 2 };
     let (_at, vault) = fixture();
     let root = Process { pid: Pid::new(100).unwrap(), start: 1 };
     let reader = Process { pid: Pid::new(200).unwrap(), start: 2 };
@@ -121,13 +122,20 @@ fn a_permit_to_look_opens_nothing() {
         limits: Limits::default(),
     };
     let lineage = Lineage { tid: Tid::new(200).unwrap(), process: reader, ancestors: vec![root] };
-    let request =
-        Request { action: Action::Look, reader: Reader::Proven(&lineage), project: &project, file: None };
+    let request = Request {
+        action: Action::Look,
+        reader: Reader::Proven(&lineage),
+        namespaces: Some(HERE),
+        exe: None,
+        project: &project,
+        file: None,
+    };
     let standing = Standing {
         grant: &grant,
         ended: None,
         command: None,
         orphans: Orphans::Admitted,
+        namespaces: Some(HERE),
         uses: Uses::default(),
         around: &[],
     };

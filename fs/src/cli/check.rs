@@ -5,7 +5,7 @@ use kin_broker::control::protocol::{BindingInfo, ManifestInfo, TrustState};
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result};
 
-use super::{Format, connect, output, project, trust};
+use super::{Format, connect, output, project, restrictions, trust};
 
 /// Say what this project binds, and what the vault lacks
 ///
@@ -18,6 +18,8 @@ use super::{Format, connect, output, project, trust};
   [bindings]                        # file name = secret
   DATABASE_URL = \"db/url\"
   \"tls.key\" = { ref = \"tls/key\", env_path = \"TLS_KEY_FILE\" }
+  token = { ref = \"git/token\", exe = { path = \"/usr/bin/git\", sha256 = \"...\" } }
+  cache = { ref = \"cache/key\", namespaces = \"any\" }    # also from containers in the tree
 
 Examples:
   kin check
@@ -36,6 +38,7 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
         true => output::json(&manifest)?,
         false => output::print(&description(&manifest))?,
     }
+    restrictions::warn(&manifest);
     let missing: Vec<_> = manifest.bindings.iter().filter(|binding| binding.present == Some(false)).collect();
     match missing.first() {
         None => Ok(()),
@@ -73,5 +76,11 @@ fn description(manifest: &ManifestInfo) -> String {
         vec![binding.file.to_string(), binding.reference.to_string(), state.to_owned()]
     });
     text += "\n";
-    text + &output::table(&["FILE", "SECRET", "STATE"], rows)
+    text += &output::table(&["FILE", "SECRET", "STATE"], rows);
+    for binding in &manifest.bindings {
+        for line in restrictions::lines(binding) {
+            text += &format!("{} {line}\n", binding.file);
+        }
+    }
+    text
 }

@@ -1,7 +1,10 @@
 //! `kin daemon`: starts the broker.
 
+use std::io::Write;
+
 use clap::Args;
 use kin_broker::Result;
+use kin_broker::identity::{in_initial_pid_namespace, proc_is_own};
 use kin_broker::paths::Directories;
 use kin_fs::daemon::{self, DaemonOptions};
 
@@ -24,6 +27,18 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
+    if let Some(warning) = warning() {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
     let options = DaemonOptions { foreground: arguments.foreground };
     daemon::run(&Directories::from_environment()?, options)
+}
+
+/// A pid namespace ends what a broker can see: a reader outside arrives as thread 0 (pid_namespaces(7)).
+fn warning() -> Option<&'static str> {
+    match (proc_is_own(), in_initial_pid_namespace()) {
+        (false, _) => Some("/proc is of another pid namespace, so every reader will be refused"),
+        (true, false) => Some("this is no initial pid namespace, and readers outside it will be refused"),
+        (true, true) => None,
+    }
 }

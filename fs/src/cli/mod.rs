@@ -15,6 +15,7 @@ mod lock;
 mod man;
 mod output;
 mod project;
+mod restrictions;
 mod reveal;
 mod revoke;
 mod rm;

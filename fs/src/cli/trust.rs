@@ -7,7 +7,7 @@ use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result};
 
 use super::terminal::{Terminal, confirmation_needed};
-use super::{Format, bad_usage, connect, output, project, unlock};
+use super::{Format, bad_usage, connect, output, project, restrictions, unlock};
 
 /// Trust this project's kin.toml as it is now
 ///
@@ -55,6 +55,7 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
         terminal.say(&description(&shown, &directories))?;
         terminal.confirm("Trust it?")?;
     }
+    restrictions::warn(&shown);
     let question = Question::Trust { directory, hash: shown.hash, confirmed: true };
     let trusted: ManifestInfo = unlock::asking(&mut client, |client| client.ask(question.clone()))?;
     say(arguments, &trusted, if already { "already trusted:" } else { "trusted" })
@@ -90,7 +91,13 @@ fn say(arguments: &Arguments, manifest: &ManifestInfo, what: &str) -> Result<()>
         return output::json(manifest);
     }
     let directory = output::printable_path(&manifest.directory);
-    output::line(&format!("{what} {} in {directory}, content {}", manifest.project, manifest.hash))
+    output::line(&format!("{what} {} in {directory}, content {}", manifest.project, manifest.hash))?;
+    for binding in &manifest.bindings {
+        for line in restrictions::lines(binding) {
+            output::line(&format!("  {} {line}", binding.file))?;
+        }
+    }
+    Ok(())
 }
 
 /// What a person agrees to.
@@ -107,6 +114,9 @@ fn description(manifest: &ManifestInfo, directories: &Directories) -> String {
     for binding in &manifest.bindings {
         let missing = if binding.present == Some(false) { "  (not in the vault)" } else { "" };
         text += &format!("           {} = {}{missing}\n", binding.file, binding.reference);
+        for line in restrictions::lines(binding) {
+            text += &format!("             {line}\n");
+        }
     }
     if let TrustState::Changed { diff } = &manifest.trust {
         text += "\nIt has changed since it was trusted:\n";

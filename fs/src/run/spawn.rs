@@ -11,7 +11,8 @@ use kin_broker::sys::process;
 use nix::sys::prctl;
 use nix::unistd::{ForkResult, Pid, close};
 
-/// The one byte that lets it go.
+/// The one byte that says that it can be looked at, and the one that lets it go.
+const READY: &[u8] = b"r";
 const GO: &[u8] = b"g";
 
 /// A process that waits to become the command. Dropped, it never does.
@@ -20,14 +21,20 @@ pub(super) struct Waiting {
     gate: UnixStream,
 }
 
-/// Forks; the child lets go of `keepers`, which are the keeper's own descriptors, and waits.
+/// Forks; the child lets go of `keepers`, which are the keeper's own descriptors, and waits. Returns once it can
+/// be looked at.
 ///
 /// # Errors
 /// Those of fork(2) and socketpair(2).
 pub(super) fn fork(command: Command, keepers: &[RawFd]) -> io::Result<Waiting> {
     let (gate, childs) = UnixStream::pair()?;
     match process::fork_single_threaded()? {
-        ForkResult::Parent { child } => Ok(Waiting { child: Some(child), gate }),
+        ForkResult::Parent { child } => {
+            drop(childs);
+            let mut waiting = Waiting { child: Some(child), gate };
+            waiting.gate.read_exact(&mut [0; READY.len()])?;
+            Ok(waiting)
+        }
         ForkResult::Child => {
             drop(gate);
             become_command(command, keepers, childs)
@@ -42,6 +49,7 @@ fn become_command(mut command: Command, keepers: &[RawFd], mut gate: UnixStream)
         let _ = close(*fd);
     }
     let _ = prctl::set_dumpable(true);
+    let _ = gate.write_all(READY);
     let mut go = [0; GO.len()];
     if gate.read_exact(&mut go).is_err() {
         std::process::exit(0);

@@ -135,6 +135,8 @@ impl Scene {
             file: file.parse().unwrap(),
             reference: reference.parse().unwrap(),
             present: (!self.locked).then_some(present),
+            namespaces: kin_policy::Reach::Same,
+            exe: Vec::new(),
         };
         ManifestInfo {
             directory: directory.into(),

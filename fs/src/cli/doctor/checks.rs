@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{KeyMethod, Question, Status};
+use kin_broker::identity::proc_is_own;
 use kin_broker::keys;
 use kin_broker::mounts;
 use kin_broker::paths::{Directories, check_private};
@@ -134,13 +135,21 @@ fn version(release: &str) -> Option<(u32, u32)> {
 /// With hidepid (proc(5)) other processes cannot be looked at, which the way through /proc needs.
 pub(super) fn proc_visible() -> Check {
     const NAME: &str = "/proc";
+    if !proc_is_own() {
+        let (message, fix) =
+            ("it is of another pid namespace", "unshare --mount-proc, or mount -t proc proc /proc");
+        return Check::fail(Class::Unreachable, NAME, message, fix);
+    }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     match mounts::hidepid() {
         None => Check::ok(NAME, "processes can be seen"),
-        // Root sees them (ptrace(2), PTRACE_MODE_READ), and pidfds need no look into /proc.
-        Some(_) if geteuid().is_root() || version(release.trim()) >= Some(PIDFDS) => {
-            Check::ok(NAME, "processes can be seen")
-        }
+        // Root sees them (ptrace(2), PTRACE_MODE_READ), and pidfds tell who descends from whom without it.
+        Some(_) if geteuid().is_root() => Check::ok(NAME, "processes can be seen"),
+        Some(level) if version(release.trim()) >= Some(PIDFDS) => Check::warn(
+            NAME,
+            format!("it is mounted with hidepid={level}: programs that are not dumpable cannot read files"),
+            "mount /proc without hidepid, or say namespaces = \"any\" in kin.toml",
+        ),
         Some(level) => Check::fail(
             Class::Unreachable,
             NAME,

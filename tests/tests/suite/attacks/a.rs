@@ -125,6 +125,38 @@ both! {
     }
 }
 
+both! {
+    fn a02_a_member_that_adopts_orphans_itself_changes_nothing(identity) {
+        let world = World::ready_with(identity);
+        let member = world.member(&[]);
+        member.ask("subreaper", json!({})).expect("prctl");
+        let child = member.child("fork");
+        let orphan = child.child("orphan");
+        assert_eq!(orphan.ask("who", json!({})).expect("an answer")["ppid"], member.pid());
+        assert_eq!(orphan.cat(&world.file(DATABASE)), Ok(database(&world)));
+        let outsider = world.outsider();
+        outsider.ask("subreaper", json!({})).expect("prctl");
+        assert_eq!(outsider.child("orphan").cat(&world.file(DATABASE)), Err(REFUSED));
+    }
+
+    fn a20_a_member_is_known_by_a_long_chain_and_one_that_is_too_long_is_refused(identity) {
+        let world = World::ready_with(identity);
+        let file = world.file(DATABASE);
+        for (depth, code) in [("1000", 0), ("5000", 1)] {
+            let line = ["run", "--", "sh", "-c", CHAIN, CHAIN, depth, file.to_str().expect("a path in UTF-8")];
+            let ended = world.kin(line).within(std::time::Duration::from_secs(150)).run().exits(code);
+            assert_eq!(ended.stdout == database(&world), code == 0, "{ended}");
+        }
+        let records = world.audit();
+        let opens: Vec<&Value> = records.iter().filter(|line| line["op"] == "open").collect();
+        let said: Vec<(&str, &str)> = opens.iter().map(|line| (record::event(line), record::reason(line))).collect();
+        assert_eq!(said, [("open.allow", ""), ("open.deny", "ancestry_too_deep")], "{opens:#?}");
+    }
+}
+
+/// So many shells, each the parent of the next, and the last one's `cat`.
+const CHAIN: &str = r#"if [ "$1" -gt 1 ]; then sh -c "$0" "$0" $(($1 - 1)) "$2"; else cat "$2"; fi; exit $?"#;
+
 fn variables(member: &Probe) -> Vec<(String, String)> {
     let all = member.ask("environ", json!({})).expect("its environment");
     let pairs = all.as_object().into_iter().flatten();
@@ -147,5 +179,34 @@ fn the_root_lists_empty_for_everybody() {
     for probe in [&member, &world.outsider()] {
         assert_eq!(probe.list(&world.mountpoint()), Ok(Vec::new()));
         assert!(probe.stat(&world.mountpoint()).is_ok());
+    }
+}
+
+/// Rows that only root can stage.
+mod needs_root {
+    use super::*;
+
+    /// What pidfds tell needs no look into `/proc`; what only `/proc` tells is refused where it hides.
+    #[test]
+    fn a18_where_proc_hides_processes_members_read_and_others_do_not() {
+        let name = "attacks::a::needs_root::a18_where_proc_hides_processes_members_read_and_others_do_not";
+        if kin_tests::as_nobody_under_hidepid(name) == kin_tests::Role::Done {
+            return;
+        }
+        let world = World::ready();
+        let (member, outsider) = (world.member(&[]), world.outsider());
+        let orphan = member.child("orphan");
+        for reader in [&member as &dyn Actor, &member.child("fork"), &orphan] {
+            assert_eq!(reader.cat(&world.file(DATABASE)), Ok(database(&world)));
+        }
+        refused_everything(&outsider, &world);
+        let hidden = member.child("fork");
+        hidden.ask("not_dumpable", json!({})).expect("prctl");
+        assert_eq!(hidden.cat(&world.file(DATABASE)), Err(REFUSED));
+        let records = world.audit();
+        let denied = record::by(&records, hidden.pid().into());
+        assert!(denied.iter().all(|line| record::reason(line) == "identity_unverifiable"), "{denied:#?}");
+        let report = world.kin(["doctor"]).run();
+        assert!(report.text().contains("hidepid="), "{report}");
     }
 }

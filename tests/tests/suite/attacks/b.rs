@@ -224,6 +224,39 @@ fn b10_a_member_sees_exactly_its_names() {
 }
 
 #[test]
+fn b10_a_listing_stays_whole_while_bindings_change() {
+    let world = World::ready();
+    let project = world.mountpoint().join("api");
+    let manifest = |names: std::ops::Range<u32>| {
+        let bindings: String = names.map(|n| format!("file{n:04} = \"db/url\"\n")).collect();
+        world.manifest(&format!("schema = 1\n[project]\nname = \"api\"\n[bindings]\n{bindings}"));
+        world.trust();
+    };
+    let listed = |names: std::ops::Range<u32>| Ok(names.map(|n| format!("file{n:04}")).collect::<Vec<_>>());
+    manifest(0..1000);
+    let member = world.member(&[]);
+    assert_eq!(member.list(&project), listed(0..1000));
+    let half = member.ask("list_half", json!({ "path": project })).expect("the first entries");
+    manifest(500..700);
+    let other = world.member(&[]);
+    let outsider = world.outsider();
+    for _ in 0..5 {
+        assert_eq!(member.list(&project), listed(0..1000));
+        assert_eq!(other.list(&project), listed(500..700));
+        assert_eq!(outsider.list(&project), Err(REFUSED));
+    }
+    // A listing that began before goes on where it stood.
+    let rest = member.ask("list_rest", json!({})).expect("the others");
+    let mut all: Vec<&str> = [&half, &rest]
+        .into_iter()
+        .flat_map(|part| part.as_array().expect("names"))
+        .filter_map(Value::as_str)
+        .collect();
+    all.sort_unstable();
+    assert_eq!(Ok(all.into_iter().map(str::to_owned).collect::<Vec<_>>()), listed(0..1000));
+}
+
+#[test]
 fn b13_reads_at_the_edges_are_exact() {
     let world = World::ready();
     let large: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

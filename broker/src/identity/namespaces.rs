@@ -1,0 +1,166 @@
+//! In which user and pid namespaces is a process at this moment?
+//!
+//! `/proc/TID/ns/*` says so to whoever may look into the process (ptrace(2), PTRACE_MODE_READ_FSCREDS). Of
+//! one that is not dumpable other files still tell whether it is where the broker is: `uid_map`, which every
+//! user namespace has one of, and `NSpid`, which has one number for each level of pid namespaces.
+
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
+
+use kin_policy::{Namespaces, Tid};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::Mode;
+
+use super::procfs;
+use super::table::Held;
+
+/// The broker's own namespaces, which it never leaves.
+struct Own {
+    namespaces: Namespaces,
+    /// Its user namespace's `uid_map`, where that has more than one id: to give a child of the namespace the
+    /// same takes CAP_SETUID in it (user_namespaces(7)), and who has that is no reader to keep out.
+    uid_map: Option<Vec<u8>>,
+}
+
+fn own() -> Option<&'static Own> {
+    static OWN: OnceLock<Option<Own>> = OnceLock::new();
+    let read = || {
+        if !procfs::is_own() {
+            return None;
+        }
+        let number = |kind: &str| match std::fs::read_link(format!("/proc/self/ns/{kind}")) {
+            Ok(link) => number_in(link.as_os_str().as_bytes()),
+            // A kernel without this kind has one for all.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(0),
+            Err(_) => None,
+        };
+        let namespaces = Namespaces { user: number("user")?, pid: number("pid")? };
+        let uid_map = std::fs::read("/proc/self/uid_map").ok().filter(|map| ids_in(map) > 1);
+        Some(Own { namespaces, uid_map })
+    };
+    OWN.get_or_init(read).as_ref()
+}
+
+/// Where a process says in which namespaces it is, below its directory in `/proc`.
+#[derive(Debug)]
+pub(super) struct Links {
+    /// The link `ns/user` itself, which is read afresh each time; `None` in a kernel without user namespaces.
+    user: Option<OwnedFd>,
+    pid: OnceLock<u64>,
+}
+
+impl Links {
+    /// Of the thread's directory in `/proc`, whose thread it is the caller has to prove afterwards.
+    pub(super) fn of(directory: &OwnedFd) -> Option<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let user = match openat(directory, "ns/user", flags, Mode::empty()) {
+            Ok(link) => Some(link),
+            Err(Errno::ENOENT) => None,
+            Err(_) => return None,
+        };
+        Some(Self { user, pid: OnceLock::new() })
+    }
+
+    /// The namespaces now. A process's pid namespace never changes and is asked for once; its user namespace
+    /// changes with unshare(2) and setns(2). About 2.5 µs.
+    pub(super) fn look(&self, directory: &OwnedFd, held: &Held) -> Option<Namespaces> {
+        Some(Namespaces { user: self.user(directory)?, pid: self.pid(directory, held)? })
+    }
+
+    fn user(&self, directory: &OwnedFd) -> Option<u64> {
+        let own = own()?;
+        let Some(link) = &self.user else { return (own.namespaces.user == 0).then_some(0) };
+        match readlinkat(link, "") {
+            Ok(name) => number_in(name.as_bytes()),
+            // Not dumpable, or gone, and then it has no map either.
+            Err(Errno::EACCES) => {
+                let map = read_at(directory, "uid_map")?;
+                (own.uid_map.as_ref() == Some(&map)).then_some(own.namespaces.user)
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn pid(&self, directory: &OwnedFd, held: &Held) -> Option<u64> {
+        if let Some(known) = self.pid.get() {
+            return Some(*known);
+        }
+        let own = own()?;
+        let found = match readlinkat(directory, "ns/pid") {
+            Ok(name) => number_in(name.as_bytes())?,
+            Err(Errno::ENOENT) if own.namespaces.pid == 0 => 0,
+            Err(_) if levels_below_own(held) == Some(1) => own.namespaces.pid,
+            Err(_) => return None,
+        };
+        Some(*self.pid.get_or_init(|| found))
+    }
+}
+
+/// The namespaces that a held process is in now; `None` where the kernel would not say.
+pub(super) fn of(held: &Held) -> Option<Namespaces> {
+    let tid = Tid::new(held.process().pid.get())?;
+    let directory = directory_of(tid)?;
+    let found = Links::of(&directory)?.look(&directory, held)?;
+    held.is_alive().then_some(found)
+}
+
+/// The directory in `/proc` of whatever thread has this number.
+pub(super) fn directory_of(tid: Tid) -> Option<OwnedFd> {
+    if !procfs::is_own() {
+        return None;
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(format!("/proc/{tid}").as_str(), flags, Mode::empty()).ok()
+}
+
+/// How many pid namespaces the process is in from the broker's own downwards: the `NSpid` line of its
+/// descriptor's fdinfo (pidfd_open(2)), which hidepid hides from nobody.
+fn levels_below_own(held: &Held) -> Option<usize> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", held.as_fd().as_raw_fd())).ok()?;
+    let numbers = info.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let numbers: Vec<&str> = numbers.split_whitespace().collect();
+    (numbers.first() != Some(&"0")).then_some(numbers.len())
+}
+
+/// All of a file below a directory.
+pub(super) fn read_at(directory: &OwnedFd, name: &str) -> Option<Vec<u8>> {
+    let file = openat(directory, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The number in `user:[4026531837]`.
+fn number_in(link: &[u8]) -> Option<u64> {
+    let number = link.split(|byte| *byte == b'[').nth(1)?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// How many ids a `uid_map` has: the third column (user_namespaces(7)).
+fn ids_in(map: &[u8]) -> u64 {
+    let lines = map.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    lines.filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_has_its_number_in_brackets() {
+        assert_eq!(number_in(b"user:[4026531837]"), Some(4_026_531_837));
+        for bad in [&b""[..], b"user:", b"user:[]", b"user:[x]", b"user:[1", b"user:[-1]"] {
+            assert_eq!(number_in(bad), None);
+        }
+    }
+
+    #[test]
+    fn a_map_of_one_id_proves_nothing() {
+        assert_eq!(ids_in(b"         0          0 4294967295\n"), 4_294_967_295);
+        assert_eq!(ids_in(b"         0       1000          1\n         1     100000      65536\n"), 65_537);
+        assert_eq!((ids_in(b"      1000       1000          1\n"), ids_in(b"")), (1, 0));
+    }
+}

@@ -1,0 +1,46 @@
+//! How is it shown for which programs, and from where, a binding is?
+
+use std::io::Write;
+
+use kin_broker::control::protocol::{BindingInfo, ManifestInfo, PinInfo};
+use kin_policy::Reach;
+
+use super::output;
+
+/// One line for each program that a binding is for, and one where it opens in any namespace.
+pub(super) fn lines(binding: &BindingInfo) -> Vec<String> {
+    let anywhere = (binding.namespaces == Reach::Any).then(|| "in any user and pid namespace".to_owned());
+    anywhere.into_iter().chain(binding.exe.iter().map(program)).collect()
+}
+
+fn program(pin: &PinInfo) -> String {
+    let path = output::printable(&pin.path);
+    let state = match &pin.resolved {
+        None => "  (not there)".to_owned(),
+        Some(_) if !pin.matches => "  (another program is there now)".to_owned(),
+        Some(_) => String::new(),
+    };
+    let file = match &pin.resolved {
+        Some(resolved) if *resolved != pin.path => format!("{path} -> {}", output::printable(resolved)),
+        _ => path.into_owned(),
+    };
+    format!("only {file} sha256 {}{state}", pin.sha256)
+}
+
+/// Says on stderr what a person should think over before, or after, agreeing.
+pub(super) fn warn(manifest: &ManifestInfo) {
+    for binding in &manifest.bindings {
+        for pin in &binding.exe {
+            let path = output::printable(&pin.path);
+            let why = match pin {
+                PinInfo { resolved: None, .. } => format!("there is no {path}"),
+                PinInfo { matches: false, .. } => format!("{path} is not the program that is pinned"),
+                PinInfo { runs_anything: true, .. } => {
+                    format!("{path} runs whatever it is given, so the pin keeps no program out")
+                }
+                _ => continue,
+            };
+            let _ = writeln!(std::io::stderr(), "warning: {}: {why}", binding.file);
+        }
+    }
+}
