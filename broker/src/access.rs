@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Ending, FileName, Permit, Reader, Request, Standing, Tid,
-    Unidentified, decide,
+    Action, Decision, Denial, DirectoryName, Ending, FileName, GrantId, Permit, Reader, Request, Standing,
+    Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
@@ -22,6 +22,14 @@ pub struct Caller {
     pub tid: u32,
     /// Its file system uid.
     pub uid: u32,
+    /// The grant whose private mount it asks through, where it is one.
+    pub mount: Option<GrantId>,
+}
+
+impl Caller {
+    fn reaches(&self, live: &LiveGrant) -> bool {
+        self.mount.is_none_or(|mount| live.is_within(mount))
+    }
 }
 
 /// What a member may know of a file before it opens it.
@@ -91,7 +99,7 @@ impl Broker {
     /// Whether the caller is in the tree of any live grant.
     pub fn is_member(&self, caller: Caller) -> bool {
         let Ok(known) = self.identifier.identify(caller.tid, &self.grants) else { return false };
-        self.grant_of(&known).is_some_and(|live| live.is_live(clock::now()))
+        self.grant_of(&known).is_some_and(|live| caller.reaches(&live) && live.is_live(clock::now()))
     }
 
     /// Delivers one version of the file: decided, recorded, unsealed, in this order.
@@ -183,7 +191,9 @@ impl Broker {
         file: Option<&FileName>,
     ) -> Judged {
         let known = self.identifier.identify(caller.tid, &self.grants);
-        let live = known.as_ref().ok().and_then(|known| self.grant_of(known));
+        // A private mount is for the grants of its own tree: another grant is none there.
+        let live =
+            known.as_ref().ok().and_then(|known| self.grant_of(known)).filter(|live| caller.reaches(live));
         let standing: Option<Standing<'_>> = live.as_ref().map(|live| live.standing());
         let reader = match &known {
             Ok(known) => Reader::Proven(known.lineage()),

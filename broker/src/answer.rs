@@ -68,6 +68,7 @@ impl Broker {
                 plain(&())
             }
             Question::Grant(_)
+            | Question::ServeMount { .. }
             | Question::CommandStarted { .. }
             | Question::CommandEnded
             | Question::Finish { .. } => {
@@ -130,6 +131,7 @@ impl Broker {
         let bindings = manifest.bindings.iter().map(|(file, binding)| BindingInfo {
             file: file.clone(),
             reference: binding.reference.clone(),
+            path: binding.path.clone(),
             present: present(&binding.reference),
         });
         ManifestInfo {

@@ -46,6 +46,7 @@ impl Broker {
                 denied("grant_limit", &format!("{LIMIT} grants stand already")).hint("see `kin status`")
             );
         }
+        self.check_mount(request)?;
         let opened = self.unlock(false, None, bus)?;
         let manifest = Manifest::read(&request.directory)?;
         let project = {
@@ -61,8 +62,10 @@ impl Broker {
             }
         }
         let live = self.root_at(peer.held, request, (project, directory, bindings), outer.as_deref())?;
-        self.enter(&live, outer.as_deref())?;
-        Ok((self.describe(&live), live))
+        let private =
+            request.private.as_ref().map(|private| self.prepare_private(&live, private)).transpose()?;
+        self.enter(&live, outer.as_deref()).inspect_err(|_| self.placeholders.release(live.grant.id))?;
+        Ok((Granted { private, ..self.describe(&live) }, live))
     }
 
     /// From here on the warden watches over the grant, and listens to its keeper.
@@ -73,6 +76,7 @@ impl Broker {
         self.warden.watch(live.clone(), socket).inspect_err(|_| {
             self.withdraw(&live, kin_policy::Ending::OwnerKilled);
             self.grants.strike(live.grant.root);
+            self.placeholders.release(live.grant.id);
         })
     }
 
@@ -113,7 +117,6 @@ impl Broker {
         let expires: Option<Timestamp> =
             ttl.into_iter().chain(outer.and_then(|outer| outer.grant.expires)).min();
         let grant = Grant { id: random_id()?, root, project, bindings, created: now, expires };
-        let outer = outer.map(|outer| outer.grant.id);
         Ok(Arc::new(LiveGrant::new(grant, outer, directory, request.command.clone(), keeper, front)))
     }
 
@@ -152,7 +155,7 @@ impl Broker {
             .iter()
             .filter_map(|(file, binding)| Some((binding.env_path.clone()?, file.clone())))
             .collect();
-        Granted { id: live.grant.id, directory, environment }
+        Granted { id: live.grant.id, directory, environment, private: None }
     }
 }
 

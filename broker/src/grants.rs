@@ -22,6 +22,8 @@ pub struct LiveGrant {
     pub grant: Grant,
     /// The grant that its keeper was itself a member of.
     pub outer: Option<GrantId>,
+    /// Every grant that it stands in, that one included.
+    within: Vec<GrantId>,
     /// The project's canonical path.
     pub directory: PathBuf,
     /// The command, for `kin status`.
@@ -37,13 +39,14 @@ pub struct LiveGrant {
     deliveries: Mutex<HashMap<u64, Weak<Delivery>>>,
     has_inner: AtomicBool,
     inner: Mutex<Vec<Weak<LiveGrant>>>,
+    mounted: AtomicBool,
 }
 
 impl LiveGrant {
     /// A grant just made.
     pub fn new(
         grant: Grant,
-        outer: Option<GrantId>,
+        outer: Option<&LiveGrant>,
         directory: PathBuf,
         command_line: Vec<String>,
         keeper: Held,
@@ -51,7 +54,8 @@ impl LiveGrant {
     ) -> Self {
         Self {
             grant,
-            outer,
+            outer: outer.map(|outer| outer.grant.id),
+            within: outer.map(|outer| [&outer.within[..], &[outer.grant.id]].concat()).unwrap_or_default(),
             directory,
             command_line,
             keeper,
@@ -65,7 +69,18 @@ impl LiveGrant {
             deliveries: Mutex::new(HashMap::new()),
             has_inner: AtomicBool::new(false),
             inner: Mutex::new(Vec::new()),
+            mounted: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it is the grant `id`, or was made inside that one's tree.
+    pub fn is_within(&self, id: GrantId) -> bool {
+        self.grant.id == id || self.within.contains(&id)
+    }
+
+    /// Notes that its private mount is served; `false` where it had one already.
+    pub fn mounted(&self) -> bool {
+        !self.mounted.swap(true, Ordering::AcqRel)
     }
 
     /// Remembers a grant that was made inside this one's tree.

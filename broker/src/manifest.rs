@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use kin_policy::{BadName, Binding, FileName, ProjectName, Reference};
+use kin_policy::{BadName, Binding, FileName, FilePath, ProjectName, Reference};
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -166,6 +166,7 @@ impl Reader<'_> {
             return Err(self.invalid(None, &format!("it has more than {MOST_BINDINGS} bindings")));
         }
         let (mut bindings, mut folded, mut variables) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let mut paths = Vec::new();
         for (key, value) in table.iter() {
             let file =
                 FileName::new(key.get_ref().as_ref()).map_err(|bad| self.bad_name(key.span(), &bad))?;
@@ -179,26 +180,59 @@ impl Reader<'_> {
             {
                 return Err(self.invalid(Some(value.span()), &format!("{variable} is used twice")));
             }
+            if let Some(path) = &binding.path {
+                self.check_place(path, &paths, value)?;
+                paths.push(path.clone());
+            }
             bindings.insert(file, binding);
         }
         Ok(bindings)
     }
 
     fn binding(&self, value: &Value<'_>) -> Result<Binding> {
-        let (reference, env_path) = match value.get_ref() {
+        let (reference, env_path, path) = match value.get_ref() {
             DeValue::Table(table) => {
-                self.closed(table, &["ref", "env_path"])?;
+                self.closed(table, &["ref", "env_path", "path"])?;
                 let reference = table
                     .get("ref")
                     .ok_or_else(|| self.invalid(Some(value.span()), "a binding needs `ref = \"…\"`"))?;
-                (reference, table.get("env_path"))
+                (reference, table.get("env_path"), table.get("path"))
             }
-            _ => (value, None),
+            _ => (value, None, None),
         };
         let name = Reference::new(self.string(reference, "a binding")?)
             .map_err(|bad| self.bad_name(reference.span(), &bad))?;
         let env_path = env_path.map(|value| self.variable(value)).transpose()?;
-        Ok(Binding { reference: name, env_path })
+        let path = path.map(|value| self.place(value)).transpose()?;
+        Ok(Binding { reference: name, env_path, path })
+    }
+
+    /// Where a private mount lays a file: nowhere that kin itself reads.
+    fn place(&self, value: &Value<'_>) -> Result<FilePath> {
+        let path =
+            FilePath::new(self.string(value, "path")?).map_err(|bad| self.bad_name(value.span(), &bad))?;
+        match path.as_str() {
+            FILE => {
+                Err(self.at("bad_name", Some(value.span()), &format!("{FILE} itself is no place for a file")))
+            }
+            _ => Ok(path),
+        }
+    }
+
+    /// One file has one place, and no file is in another.
+    fn check_place(&self, path: &FilePath, others: &[FilePath], value: &Value<'_>) -> Result<()> {
+        let clash = |other: &&FilePath| *other == path || other.is_above(path) || path.is_above(other);
+        match others.iter().find(clash) {
+            None => Ok(()),
+            Some(other) => {
+                let why = format!(
+                    "path \"{}\" is in the way of \"{}\"",
+                    excerpt(other.as_str()),
+                    excerpt(path.as_str())
+                );
+                Err(self.invalid(Some(value.span()), &why))
+            }
+        }
     }
 
     /// A variable that a shell can name, and that neither kin nor the loader nor a search for programs uses.

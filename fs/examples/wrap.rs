@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         only: None,
         ttl: None,
         end_with_child,
+        private: false,
         project_directory: std::env::current_dir().unwrap_or_default(),
     };
     let outcome = Directories::from_environment().and_then(|directories| {

@@ -35,7 +35,7 @@ fn directory(name: &str) -> DirectoryName {
 }
 
 fn grant(root: u32) -> Grant {
-    let binding = Binding { reference: Reference::new("db/url").unwrap(), env_path: None };
+    let binding = Binding { reference: Reference::new("db/url").unwrap(), env_path: None, path: None };
     Grant {
         id: id(root),
         root: process(root),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{DirectoryName, FileName, Reference};
+use crate::names::{DirectoryName, FileName, FilePath, Reference};
 use crate::process::Process;
 use crate::time::Timestamp;
 
@@ -70,6 +70,9 @@ pub struct Binding {
     /// The environment variable that gets the file's path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_path: Option<String>,
+    /// Where a private mount lays the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<FilePath>,
 }
 
 /// One grant, as it was made. What happens to it later is its [`Standing`].

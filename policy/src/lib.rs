@@ -13,6 +13,6 @@ mod time;
 
 pub use decide::{Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal};
 pub use grant::{Binding, Ending, Grant, GrantId, Orphans, Standing};
-pub use names::{BadName, DirectoryName, FileName, ProjectName, Reference, unprintable};
+pub use names::{BadName, DirectoryName, FileName, FilePath, ProjectName, Reference, unprintable};
 pub use process::{Lineage, Pid, Process, Tid};
 pub use time::Timestamp;

@@ -80,7 +80,8 @@ fn a_long_chain_keeps_its_nearest_64() {
 
 #[test]
 fn a_grant_lists_its_bindings_and_counts_those_that_do_not_fit() {
-    let binding = |name: &str| Binding { reference: Reference::new(name).unwrap(), env_path: None };
+    let binding =
+        |name: &str| Binding { reference: Reference::new(name).unwrap(), env_path: None, path: None };
     let mut bindings: BTreeMap<_, _> = [(FileName::new("A").unwrap(), binding("a/b"))].into_iter().collect();
     let project = DirectoryName::new("api").unwrap();
     let create = |bindings: &BTreeMap<FileName, Binding>| {
@@ -142,7 +143,7 @@ proptest! {
         };
         let text = String::from_utf8_lossy(&hostile);
         let (path, grant) = (Path::new(OsStr::from_bytes(&hostile)), scene.grant);
-        let binding = Binding { reference: reference.clone(), env_path: None };
+        let binding = Binding { reference: reference.clone(), env_path: None, path: None };
         let bindings = (0..40).map(|n| {
             let name = format!("{}{n:02}", "\u{3000}".repeat(84));
             (FileName::new(name).unwrap(), binding.clone())

@@ -19,11 +19,14 @@ pub(super) struct Arguments {
     /// Stay in the foreground, until SIGTERM or `kin stop`
     #[arg(long)]
     foreground: bool,
+    /// Start also where the user's mount cannot be made, for private mounts alone
+    #[arg(long, hide = true)]
+    private_only: bool,
     #[command(flatten)]
     pub(super) format: Format,
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
-    let options = DaemonOptions { foreground: arguments.foreground };
+    let options = DaemonOptions { foreground: arguments.foreground, private_only: arguments.private_only };
     daemon::run(&Directories::from_environment()?, options)
 }

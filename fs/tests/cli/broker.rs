@@ -133,6 +133,7 @@ impl Scene {
         let binding = |file: &str, reference: &str, present| BindingInfo {
             file: file.parse().unwrap(),
             reference: reference.parse().unwrap(),
+            path: None,
             present: (!self.locked).then_some(present),
         };
         ManifestInfo {

@@ -30,6 +30,7 @@ macro_rules! both {
 mod attacks;
 mod cli;
 mod grants;
+mod private;
 mod refusals;
 mod semantics;
 mod story;
