@@ -78,7 +78,13 @@ fn main() {
         let hit = median_us(200, || (), hundred) / 100.0;
         let known = identify();
         let program = median_us(2000, || (), || drop(black_box(known.program())));
-        let namespaces = median_us(2000, || (), || drop(black_box(known.namespaces())));
+        let namespaces = median_us(
+            2000,
+            || (),
+            || {
+                let _ = black_box(known.namespaces());
+            },
+        );
         println!(
             "{:7} {depth:5} {hit:6.2} {first:7.1} {below:21.1} {outsider:15.1} {program:8.1} {namespaces:11.1}",
             identifier.table()

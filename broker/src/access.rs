@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Ending, Exe, FileName, Lineage, Namespaces, Permit, Reach,
-    Reader, Request, Tid, Unidentified, decide,
+    Action, Decision, Denial, DirectoryName, Ending, Exe, FileName, GrantId, Lineage, Namespaces, Permit,
+    Reach, Reader, Request, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
@@ -23,6 +23,14 @@ pub struct Caller {
     pub tid: u32,
     /// Its file system uid.
     pub uid: u32,
+    /// The grant whose private mount it asks through, where it is one.
+    pub mount: Option<GrantId>,
+}
+
+impl Caller {
+    fn reaches(&self, live: &LiveGrant) -> bool {
+        self.mount.is_none_or(|mount| live.is_within(mount))
+    }
 }
 
 /// What a member may know of a file before it opens it.
@@ -147,7 +155,7 @@ impl Broker {
     /// Whether the caller is in the tree of any live grant.
     pub fn is_member(&self, caller: Caller) -> bool {
         let Ok(known) = self.identifier.identify(caller.tid, &self.grants) else { return false };
-        self.grant_of(&known).is_some_and(|live| live.is_live(clock::now()))
+        self.grant_of(&known).is_some_and(|live| caller.reaches(&live) && live.is_live(clock::now()))
     }
 
     /// Delivers one version of the file: decided, recorded, unsealed, in this order. `exe` is what
@@ -255,7 +263,9 @@ impl Broker {
         exe: Option<Exe>,
     ) -> Judged {
         let known = self.identifier.identify(caller.tid, &self.grants);
-        let live = known.as_ref().ok().and_then(|known| self.grant_of(known));
+        // A private mount is for the grants of its own tree: another grant is none there.
+        let live =
+            known.as_ref().ok().and_then(|known| self.grant_of(known)).filter(|live| caller.reaches(live));
         let inside = known.as_ref().ok().zip(live.as_ref());
         let again = inside.and_then(|(known, live)| self.seen_again(known, live, file?));
         let namespaces = inside.and_then(|(known, _)| known.namespaces());

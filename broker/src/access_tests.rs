@@ -68,6 +68,7 @@ impl House {
             front: keeper.front,
             command: vec!["sh".into()],
             end_with_child: false,
+            private: None,
         };
         self.broker.grant(Peer { held }, &request, None).map(|(_, live)| live)
     }
@@ -77,7 +78,7 @@ impl House {
     }
 
     fn open_as(&self, pid: u32, file: &str, exe: Option<Exe>) -> Result<Vec<u8>, Halt> {
-        let caller = Caller { tid: pid, uid: 0 };
+        let caller = Caller { tid: pid, uid: 0, mount: None };
         let delivery = self.broker.open(
             caller,
             &DirectoryName::new("api").unwrap(),
@@ -178,7 +179,7 @@ fn an_open_handle_stops_reading_when_its_grant_ends() {
     for house in both() {
         let tree = Tree::new();
         let live = house.grant(&tree, None).unwrap();
-        let caller = Caller { tid: tree.leaf, uid: 0 };
+        let caller = Caller { tid: tree.leaf, uid: 0, mount: None };
         let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DB").unwrap());
         let delivery = house.broker.open(caller, &project, &file, None).unwrap();
         assert!(house.broker.read(caller, &delivery, false, None).is_ok());
@@ -219,18 +220,18 @@ fn b01_a_descriptor_that_was_passed_on_reads_nothing() {
         let (tree, other) = (Tree::new(), Tree::new());
         let _live = house.grant(&tree, None).unwrap();
         let _other = house.grant(&other, None).unwrap();
-        let caller = Caller { tid: tree.leaf, uid: 0 };
+        let caller = Caller { tid: tree.leaf, uid: 0, mount: None };
         let delivery = house
             .broker
             .open(caller, &DirectoryName::new("api").unwrap(), &FileName::new("DB").unwrap(), None)
             .unwrap();
-        let foreign = Caller { tid: other.leaf, uid: 0 };
+        let foreign = Caller { tid: other.leaf, uid: 0, mount: None };
         let denied = |denial| Some(Refusal::Denied(denial));
         assert_eq!(
             house.broker.read(foreign, &delivery, false, None).err().map(refusal),
             denied(Denial::ForeignReader)
         );
-        let outsider = Caller { tid: std::process::id(), uid: 0 };
+        let outsider = Caller { tid: std::process::id(), uid: 0, mount: None };
         assert_eq!(
             house.broker.read(outsider, &delivery, false, None).err().map(refusal),
             denied(Denial::ForeignReader)

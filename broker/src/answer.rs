@@ -70,6 +70,7 @@ impl Broker {
                 plain(&())
             }
             Question::Grant(_)
+            | Question::ServeMount { .. }
             | Question::CommandStarted { .. }
             | Question::CommandEnded
             | Question::Finish { .. } => {
@@ -132,6 +133,7 @@ impl Broker {
         let bindings = manifest.bindings.iter().map(|(file, binding)| BindingInfo {
             file: file.clone(),
             reference: binding.reference.clone(),
+            path: binding.path.clone(),
             present: present(&binding.reference),
             namespaces: binding.namespaces,
             exe: binding.exe.iter().map(pin).collect(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kin_policy::{DirectoryName, Ending, Exe, FileName, Reference, Timestamp};
 use parking_lot::{Mutex, RwLock};
@@ -16,6 +16,8 @@ use crate::executables::{Executables, Unhashed};
 use crate::grants::{Grants, LiveGrant};
 use crate::identity::{Choice, Identifier};
 use crate::paths::Directories;
+use crate::placeholders::Placeholders;
+use crate::private::ServePrivate;
 use crate::vault::Vault;
 use crate::warden::Warden;
 
@@ -34,6 +36,9 @@ pub struct Broker {
     pub(crate) projects: RwLock<HashMap<DirectoryName, BTreeMap<FileName, Reference>>>,
     pub(crate) started: Timestamp,
     pub(crate) warden: Warden,
+    pub(crate) placeholders: Placeholders,
+    pub(crate) private_mounts: OnceLock<Box<dyn ServePrivate>>,
+    pub(crate) no_mount: OnceLock<Error>,
 }
 
 impl Broker {
@@ -58,6 +63,9 @@ impl Broker {
             projects: RwLock::default(),
             started: clock::now(),
             warden: Warden::new()?,
+            placeholders: Placeholders::begin(&directories.state)?,
+            private_mounts: OnceLock::new(),
+            no_mount: OnceLock::new(),
             directories,
         });
         let version = env!("CARGO_PKG_VERSION");
@@ -138,6 +146,7 @@ impl Broker {
     /// The last act: every grant ends, the record says why, and all of it is on the disk.
     pub fn shut(&self, reason: &'static str) {
         self.withdraw_all(Ending::Stopped);
+        self.placeholders.release_all();
         self.audit.flush(true);
         let _ = self.record(&Event::BrokerStop { reason });
         let _ = self.audit.sync();

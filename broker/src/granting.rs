@@ -48,6 +48,7 @@ impl Broker {
                 denied("grant_limit", &format!("{LIMIT} grants stand already")).hint("see `kin status`")
             );
         }
+        self.check_mount(request)?;
         let opened = self.unlock(false, None, bus)?;
         let manifest = Manifest::read(&request.directory)?;
         let project = {
@@ -66,8 +67,10 @@ impl Broker {
             }
         }
         let live = self.root_at(peer.held, request, (project, directory, bindings), outer)?;
-        self.enter(&live)?;
-        Ok((self.describe(&live), live))
+        let private =
+            request.private.as_ref().map(|private| self.prepare_private(&live, private)).transpose()?;
+        self.enter(&live).inspect_err(|_| self.placeholders.release(live.grant.id))?;
+        Ok((Granted { private, ..self.describe(&live) }, live))
     }
 
     /// From here on the warden watches over the grant, and listens to its keeper.
@@ -78,6 +81,7 @@ impl Broker {
         self.warden.watch(live.clone(), socket).inspect_err(|_| {
             self.withdraw(&live, kin_policy::Ending::OwnerKilled);
             self.grants.strike(live.grant.root);
+            self.placeholders.release(live.grant.id);
         })
     }
 
@@ -159,7 +163,7 @@ impl Broker {
             .iter()
             .filter_map(|(file, binding)| Some((binding.env_path.clone()?, file.clone())))
             .collect();
-        Granted { id: live.grant.id, directory, environment }
+        Granted { id: live.grant.id, directory, environment, private: None }
     }
 }
 

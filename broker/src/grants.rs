@@ -54,6 +54,7 @@ pub struct LiveGrant {
     deliveries: Mutex<HashMap<u64, Weak<Delivery>>>,
     has_inner: AtomicBool,
     inner: Mutex<Vec<Weak<LiveGrant>>>,
+    mounted: AtomicBool,
 }
 
 impl LiveGrant {
@@ -88,7 +89,18 @@ impl LiveGrant {
             deliveries: Mutex::new(HashMap::new()),
             has_inner: AtomicBool::new(false),
             inner: Mutex::new(Vec::new()),
+            mounted: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it is the grant `id`, or was made inside that one's tree.
+    pub fn is_within(&self, id: GrantId) -> bool {
+        std::iter::successors(Some(self), |live| live.outer.as_deref()).any(|live| live.grant.id == id)
+    }
+
+    /// Notes that its private mount is served; `false` where it had one already.
+    pub fn mounted(&self) -> bool {
+        !self.mounted.swap(true, Ordering::AcqRel)
     }
 
     /// Remembers a grant that was made inside this one's tree.

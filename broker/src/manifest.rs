@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kin_policy::{BadName, Binding, Descend, FileName, Limits, ProjectName, Reference};
+use kin_policy::{BadName, Binding, Descend, FileName, FilePath, Limits, ProjectName, Reference};
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -174,6 +174,7 @@ impl Reader<'_> {
             return Err(self.invalid(None, &format!("it has more than {MOST_BINDINGS} bindings")));
         }
         let (mut bindings, mut folded, mut variables) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let mut paths = Vec::new();
         for (key, value) in table.iter() {
             let file =
                 FileName::new(key.get_ref().as_ref()).map_err(|bad| self.bad_name(key.span(), &bad))?;
@@ -187,6 +188,10 @@ impl Reader<'_> {
             {
                 return Err(self.invalid(Some(value.span()), &format!("{variable} is used twice")));
             }
+            if let Some(path) = &binding.path {
+                self.check_place(path, &paths, value)?;
+                paths.push(path.clone());
+            }
             bindings.insert(file, binding);
         }
         Ok(bindings)
@@ -196,7 +201,10 @@ impl Reader<'_> {
         let DeValue::Table(table) = value.get_ref() else {
             return Ok(Binding::plain(self.reference(value)?));
         };
-        self.closed(table, &["ref", "env_path", "max_opens", "for_first", "descend", "namespaces", "exe"])?;
+        self.closed(
+            table,
+            &["ref", "env_path", "max_opens", "for_first", "descend", "namespaces", "exe", "path"],
+        )?;
         let reference = table
             .get("ref")
             .ok_or_else(|| self.invalid(Some(value.span()), "a binding needs `ref = \"…\"`"))?;
@@ -211,6 +219,7 @@ impl Reader<'_> {
             descend: descend.unwrap_or_default(),
             namespaces,
             exe,
+            path: table.get("path").map(|value| self.place(value)).transpose()?,
         })
     }
 
@@ -237,6 +246,34 @@ impl Reader<'_> {
             _ => {
                 let why = "descend must be \"all\", \"child\" or a number of levels from 1";
                 Err(self.invalid(Some(value.span()), why))
+            }
+        }
+    }
+
+    /// Where a private mount lays a file: nowhere that kin itself reads.
+    fn place(&self, value: &Value<'_>) -> Result<FilePath> {
+        let path =
+            FilePath::new(self.string(value, "path")?).map_err(|bad| self.bad_name(value.span(), &bad))?;
+        match path.as_str() {
+            FILE => {
+                Err(self.at("bad_name", Some(value.span()), &format!("{FILE} itself is no place for a file")))
+            }
+            _ => Ok(path),
+        }
+    }
+
+    /// One file has one place, and no file is in another.
+    fn check_place(&self, path: &FilePath, others: &[FilePath], value: &Value<'_>) -> Result<()> {
+        let clash = |other: &&FilePath| *other == path || other.is_above(path) || path.is_above(other);
+        match others.iter().find(clash) {
+            None => Ok(()),
+            Some(other) => {
+                let why = format!(
+                    "path \"{}\" is in the way of \"{}\"",
+                    excerpt(other.as_str()),
+                    excerpt(path.as_str())
+                );
+                Err(self.invalid(Some(value.span()), &why))
             }
         }
     }

@@ -1,14 +1,14 @@
 //! When does a grant end by itself? The warden waits on keepers, fronts and deadlines, and withdraws.
 
 use std::collections::HashMap;
-use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kin_policy::Ending;
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use crate::control::{peer_gone, read_frame, write_frame};
 use crate::error::{Error, Result};
 use crate::grants::{Command, LiveGrant};
 use crate::identity::Held;
+use crate::sys::socket::receive;
 
 /// The longest sleep while a deadline is ahead: epoll_wait(2) does not count time spent suspended.
 const NAP: Duration = Duration::from_secs(1);
@@ -45,6 +46,8 @@ struct Watched {
     live: Arc<LiveGrant>,
     socket: Option<UnixStream>,
     buffer: Vec<u8>,
+    /// What came with the bytes, until the request that it belongs to is whole.
+    device: Option<OwnedFd>,
 }
 
 impl Warden {
@@ -75,7 +78,7 @@ impl Warden {
         add(live.keeper(), KEEPER)?;
         add(live.front(), FRONT)?;
         add(&socket, SOCKET)?;
-        watched.insert(token, Watched { live, socket: Some(socket), buffer: Vec::new() });
+        watched.insert(token, Watched { live, socket: Some(socket), buffer: Vec::new(), device: None });
         drop(watched);
         // A deadline may now be nearer than the one that the warden sleeps until.
         let _ = self.wake.write(1);
@@ -145,6 +148,7 @@ impl Broker {
         self.withdraw(live, Ending::OwnerKilled);
         self.grants.strike(live.grant.root);
         self.identifier.forget_below(live.grant.root);
+        self.placeholders.release(live.grant.id);
         let _ = self.warden.epoll.delete(live.front());
         if let Some(Watched { socket: Some(socket), .. }) = self.warden.watched.lock().remove(&token) {
             let _ = self.warden.epoll.delete(&socket);
@@ -158,23 +162,31 @@ impl Broker {
         }
     }
 
-    fn keeper_speaks(&self, token: u64, live: &LiveGrant) {
+    fn keeper_speaks(&self, token: u64, live: &Arc<LiveGrant>) {
         let mut watched = self.warden.watched.lock();
         let Some(entry) = watched.get_mut(&token) else { return };
         let Some(mut socket) = entry.socket.take() else { return };
-        let mut buffer = std::mem::take(&mut entry.buffer);
+        let (mut buffer, mut device) = (std::mem::take(&mut entry.buffer), entry.device.take());
         drop(watched);
-        let open = self.hear(live, &mut socket, &mut buffer);
+        let open = self.hear(live, &mut socket, &mut buffer, &mut device);
         let mut watched = self.warden.watched.lock();
         match watched.get_mut(&token) {
-            Some(entry) if open => (entry.socket, entry.buffer) = (Some(socket), buffer),
+            Some(entry) if open => {
+                (entry.socket, entry.buffer, entry.device) = (Some(socket), buffer, device);
+            }
             _ => drop(self.warden.epoll.delete(&socket)),
         }
     }
 
     /// Takes in what the keeper sent; `false` where the connection is of no more use.
-    fn hear(&self, live: &LiveGrant, socket: &mut UnixStream, buffer: &mut Vec<u8>) -> bool {
-        let ended = match drain(socket, buffer) {
+    fn hear(
+        &self,
+        live: &Arc<LiveGrant>,
+        socket: &mut UnixStream,
+        buffer: &mut Vec<u8>,
+        device: &mut Option<OwnedFd>,
+    ) -> bool {
+        let ended = match drain(socket, buffer, device) {
             Some(ended) => ended,
             None => return false,
         };
@@ -184,7 +196,7 @@ impl Broker {
                 Ok(Some((request, _))) => {
                     let used = buffer.len() - rest.len();
                     buffer.drain(..used);
-                    if !self.heed(live, socket, &request.question) {
+                    if !self.heed(live, socket, &request.question, device.take()) {
                         return false;
                     }
                 }
@@ -194,8 +206,22 @@ impl Broker {
         }
     }
 
-    fn heed(&self, live: &LiveGrant, socket: &mut UnixStream, question: &Question) -> bool {
+    /// A descriptor is closed here, unless the request is the one that it can belong to.
+    fn heed(
+        &self,
+        live: &Arc<LiveGrant>,
+        socket: &mut UnixStream,
+        question: &Question,
+        device: Option<OwnedFd>,
+    ) -> bool {
         match question {
+            Question::ServeMount { owner } => {
+                let answer = match self.serve_private(live, device, *owner) {
+                    Ok(()) => Answer::Done(()),
+                    Err(error) => Answer::Failed(error),
+                };
+                return write_frame(socket, &answer, None).is_ok();
+            }
             Question::CommandStarted { pid } => {
                 let Some(command) = self.child_of_keeper(live, *pid) else {
                     return write_frame(socket, &Answer::<()>::Failed(peer_gone()), None).is_ok();
@@ -217,6 +243,7 @@ impl Broker {
                         self.withdraw(live, Ending::TreeExit);
                     }
                 }
+                self.placeholders.release(live.grant.id);
             }
             _ => return false,
         }
@@ -231,15 +258,20 @@ impl Broker {
     }
 }
 
-/// Takes in all that has arrived: whether the stream has ended; `None` where it piles up too high.
-fn drain(socket: &mut UnixStream, buffer: &mut Vec<u8>) -> Option<bool> {
+/// Takes in all that has arrived: whether the stream has ended; `None` where it piles up too high, or where
+/// a second descriptor comes before the first was asked for.
+fn drain(socket: &mut UnixStream, buffer: &mut Vec<u8>, device: &mut Option<OwnedFd>) -> Option<bool> {
     let mut chunk = [0; 4096];
     while buffer.len() <= MAX_BUFFERED {
-        match socket.read(&mut chunk) {
-            Ok(0) => return Some(true),
-            Ok(got) => buffer.extend_from_slice(&chunk[..got]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Some(error.kind() != std::io::ErrorKind::WouldBlock),
+        match receive(socket, &mut chunk) {
+            Ok((_, Some(_))) if device.is_some() => return None,
+            Ok((0, _)) => return Some(true),
+            Ok((got, descriptor)) => {
+                buffer.extend_from_slice(&chunk[..got]);
+                *device = device.take().or(descriptor);
+            }
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Some(errno != Errno::EWOULDBLOCK),
         }
     }
     None

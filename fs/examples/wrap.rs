@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         limits: kin_policy::Limits::default(),
         max_opens_of: Vec::new(),
         end_with_child,
+        private: false,
         project_directory: std::env::current_dir().unwrap_or_default(),
     };
     let outcome = Directories::from_environment().and_then(|directories| {

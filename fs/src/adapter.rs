@@ -10,6 +10,8 @@ use fuser::{
     ReplyEntry, ReplyOpen, ReplyStatfs, Request,
 };
 use kin_broker::access::Caller;
+use kin_broker::control::protocol::Owner;
+use kin_policy::GrantId;
 
 use crate::content::{Content, Range};
 use crate::deadlines::{Deadlines, Fail};
@@ -23,15 +25,24 @@ const ATTRIBUTE_TTL: Duration = Duration::ZERO;
 /// The file system as fuser wants it.
 pub struct Adapter {
     content: Arc<Content>,
-    uid: u32,
-    gid: u32,
+    owner: Owner,
+    mount: Option<GrantId>,
 }
 
 impl Adapter {
     /// An adapter of `fs`, whose files belong to this process's user.
     pub fn new(fs: SecretFs, deadlines: Arc<Deadlines>) -> Self {
-        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        Self { content: Arc::new(Content { fs, deadlines }), uid, gid }
+        let owner = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        Self { content: Arc::new(Content { fs, deadlines }), owner, mount: None }
+    }
+
+    /// An adapter for a mount that is the grant's own.
+    pub fn of_grant(fs: SecretFs, deadlines: Arc<Deadlines>, owner: Owner, grant: GrantId) -> Self {
+        Self { content: Arc::new(Content { fs, deadlines }), owner, mount: Some(grant) }
+    }
+
+    fn caller(&self, request: &Request) -> Caller {
+        Caller { tid: request.pid(), uid: request.uid(), mount: self.mount }
     }
 
     /// Does the work and sends its outcome, unless the deadline has answered in the meantime.
@@ -68,17 +79,13 @@ impl Adapter {
             kind,
             perm,
             nlink,
-            uid: self.uid,
-            gid: self.gid,
+            uid: self.owner.uid,
+            gid: self.owner.gid,
             rdev: 0,
             blksize: 4096,
             flags: 0,
         }
     }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { tid: request.pid(), uid: request.uid() }
 }
 
 impl Filesystem for Adapter {
@@ -91,7 +98,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.answer(
             reply,
-            |fs| fs.lookup(caller(request), parent.0, name),
+            |fs| fs.lookup(self.caller(request), parent.0, name),
             |reply, found| reply.entry_with_ttls(&ATTRIBUTE_TTL, &NAME_TTL, &self.attr(found), Generation(0)),
         );
     }
@@ -99,17 +106,21 @@ impl Filesystem for Adapter {
     fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         self.answer(
             reply,
-            |fs| fs.getattr(caller(request), inode.0),
+            |fs| fs.getattr(self.caller(request), inode.0),
             |reply, found| reply.attr(&ATTRIBUTE_TTL, &self.attr(found)),
         );
     }
 
     fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.answer(reply, |fs| fs.access(caller(request), inode.0, mask.bits()), |reply, ()| reply.ok());
+        self.answer(
+            reply,
+            |fs| fs.access(self.caller(request), inode.0, mask.bits()),
+            |reply, ()| reply.ok(),
+        );
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.content.open(caller(request), inode.0, flags.0, None, reply);
+        self.content.open(self.caller(request), inode.0, flags.0, None, reply);
     }
 
     /// A read without a lock owner fills the page cache: fuse_readpages_end and its kin set none,
@@ -127,7 +138,7 @@ impl Filesystem for Adapter {
     ) {
         let range = Range { offset, size, page_cache: lock_owner.is_none() };
         match self.content.fs.delivery(handle.0) {
-            Ok(delivery) => self.content.read(caller(request), delivery, range, None, reply),
+            Ok(delivery) => self.content.read(self.caller(request), delivery, range, None, reply),
             Err(errno) => reply.error(Errno::from_i32(errno as i32)),
         }
     }
@@ -150,7 +161,7 @@ impl Filesystem for Adapter {
     fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.answer(
             reply,
-            |fs| fs.list(caller(request), inode.0),
+            |fs| fs.list(self.caller(request), inode.0),
             |reply, _| reply.opened(FileHandle(0), FopenFlags::empty()),
         );
     }
@@ -165,7 +176,7 @@ impl Filesystem for Adapter {
     ) {
         self.answer(
             reply,
-            |fs| fs.list(caller(request), inode.0),
+            |fs| fs.list(self.caller(request), inode.0),
             |mut reply, listing| {
                 let skip = usize::try_from(offset).unwrap_or(usize::MAX);
                 for (at, entry) in listing.iter().enumerate().skip(skip) {

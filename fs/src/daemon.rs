@@ -17,7 +17,9 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::ancestry;
+use crate::deadlines::Deadlines;
 use crate::mount::{self, Mount};
+use crate::private::PrivateMounts;
 
 /// How long a broker that starts in the background may take until it answers.
 const START: Duration = Duration::from_secs(10);
@@ -27,6 +29,8 @@ const START: Duration = Duration::from_secs(10);
 pub struct DaemonOptions {
     /// In the foreground, for a service supervisor.
     pub foreground: bool,
+    /// Also where the user's mount cannot be made: private mounts want no fusermount3.
+    pub private_only: bool,
 }
 
 /// Runs the broker; in the background, returns once it answers.
@@ -38,7 +42,7 @@ pub fn run(directories: &Directories, options: DaemonOptions) -> Result<()> {
     // A broker below a keeper would be its descendant, and keep that tree alive for ever.
     ancestry::refuse_below_a_keeper()?;
     if options.foreground {
-        return serve(directories, || Ok(()));
+        return serve(directories, options, || Ok(()));
     }
     let (ours, theirs) = UnixStream::pair().map_err(|error| Error::internal("make a pipe", error))?;
     match sys::process::fork_single_threaded().map_err(|error| Error::internal("fork", error))? {
@@ -50,14 +54,14 @@ pub fn run(directories: &Directories, options: DaemonOptions) -> Result<()> {
         }
         ForkResult::Child => {
             drop(ours);
-            detach(directories, theirs)
+            detach(directories, options, theirs)
         }
     }
 }
 
 /// The first child: a session of its own, then a second fork, so that no terminal can come back to it
 /// and init (or the user's service manager) is its parent.
-fn detach(directories: &Directories, mut teller: UnixStream) -> ! {
+fn detach(directories: &Directories, options: DaemonOptions, mut teller: UnixStream) -> ! {
     let _ = nix::unistd::setsid();
     match sys::process::fork_single_threaded() {
         Ok(ForkResult::Parent { .. }) => std::process::exit(0),
@@ -68,7 +72,7 @@ fn detach(directories: &Directories, mut teller: UnixStream) -> ! {
         }
     }
     let mut ready = teller.try_clone();
-    let outcome = serve(directories, || {
+    let outcome = serve(directories, options, || {
         leave(directories)?;
         if let Ok(teller) = &mut ready {
             tell(teller, &Ok(()));
@@ -116,7 +120,11 @@ fn hear(mut from: UnixStream) -> Result<()> {
 }
 
 /// Comes up, serves until told to stop, goes down.
-fn serve(directories: &Directories, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+fn serve(
+    directories: &Directories,
+    options: DaemonOptions,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     sys::process::harden().map_err(|error| Error::internal("harden the process", error))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     directories.create()?;
@@ -125,8 +133,16 @@ fn serve(directories: &Directories, ready: impl FnOnce() -> Result<()>) -> Resul
     let stop = block_stop_signals()?;
     mount::clear(&directories.mountpoint());
     let broker = Broker::new(directories.clone(), identity_choice()?)?;
-    let mount = Mount::put_up(&broker)?;
-    let listener = listen(&directories.socket()).inspect_err(|_| mount.take_down())?;
+    let deadlines = Deadlines::start().map_err(|error| Error::internal("start the watchdog", error))?;
+    let mount = match Mount::put_up(&broker, &deadlines) {
+        Err(error) if options.private_only && mount::wants_only_fusermount(&error) => {
+            broker.has_no_mount(error);
+            None
+        }
+        mount => Some(mount?),
+    };
+    broker.serve_private_mounts_by(Box::new(PrivateMounts::new(broker.clone(), deadlines)));
+    let listener = listen(&directories.socket()).inspect_err(|_| mount.iter().for_each(Mount::take_down))?;
     spawn("warden", &broker, |broker| broker.stand_watch())?;
     spawn("recorder", &broker, |broker| {
         broker.keep_record();
@@ -137,7 +153,7 @@ fn serve(directories: &Directories, ready: impl FnOnce() -> Result<()>) -> Resul
     let told = stop.wait().map_or("unknown", |signal| signal.as_str());
     let _ = std::fs::remove_file(directories.socket());
     broker.shut(told);
-    mount.take_down();
+    mount.iter().for_each(Mount::take_down);
     // Not left to the exit: threads end one by one then, and who waits for this process sees the first.
     drop(lock);
     std::process::exit(0)

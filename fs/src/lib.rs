@@ -7,5 +7,6 @@ pub mod daemon;
 pub mod deadlines;
 pub mod inodes;
 pub mod mount;
+pub mod private;
 pub mod run;
 pub mod secretfs;

@@ -34,10 +34,10 @@ impl Mount {
     ///
     /// # Errors
     /// `fuse_unavailable` with the fix; storage errors of the mountpoint.
-    pub fn put_up(broker: &Arc<Broker>) -> Result<Self> {
+    pub fn put_up(broker: &Arc<Broker>, deadlines: &Arc<Deadlines>) -> Result<Self> {
         let point = broker.directories.mountpoint();
         let stopping = Arc::new(AtomicBool::new(false));
-        let deadlines = Deadlines::start().map_err(|error| Error::internal("start the watchdog", error))?;
+        let deadlines = deadlines.clone();
         let first = serve(&point, broker, &deadlines)?;
         let keep =
             Keep { broker: broker.clone(), point: point.clone(), deadlines, stopping: stopping.clone() };
@@ -126,7 +126,8 @@ fn serve(point: &Path, broker: &Arc<Broker>, deadlines: &Arc<Deadlines>) -> Resu
         .map_err(|error| Error::internal("start a thread", error))
 }
 
-fn config() -> Config {
+/// What every session of ours is like, whoever mounts.
+pub(crate) fn config() -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("kin".into()),
@@ -139,6 +140,11 @@ fn config() -> Config {
     config.acl = SessionACL::Owner;
     config.n_threads = Some(THREADS);
     config
+}
+
+/// Whether FUSE itself is there, and only the way to mount it as this user is not.
+pub fn wants_only_fusermount(error: &Error) -> bool {
+    error.code == "fuse_unavailable" && File::options().read(true).write(true).open("/dev/fuse").is_ok()
 }
 
 /// What stands in the way of mounting, and its remedy.

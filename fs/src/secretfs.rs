@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use kin_broker::access::{Caller, FileFacts, Halt, Refusal};
 use kin_broker::audit::Op;
+use kin_broker::grants::LiveGrant;
 use kin_broker::{Broker, Delivery, Reading, Unhashed};
 use kin_policy::{Denial, DirectoryName, Exe, FileName};
 use nix::errno::Errno;
@@ -68,12 +69,24 @@ pub struct SecretFs {
     open: RwLock<HashMap<u64, Arc<Delivery>>>,
     next: AtomicU64,
     made: i64,
+    /// The one project that it shows, where it is a grant's own.
+    only: Option<DirectoryName>,
 }
 
 impl SecretFs {
     /// The view onto `broker`; directories bear the time `made`, in seconds of Unix time.
     pub fn new(broker: Arc<Broker>, made: i64) -> Self {
-        Self { broker, inodes: Inodes::default(), open: RwLock::default(), next: AtomicU64::new(1), made }
+        let (inodes, open, next) = (Inodes::default(), RwLock::default(), AtomicU64::new(1));
+        Self { broker, inodes, open, next, made, only: None }
+    }
+
+    /// A view for one grant and those made inside its tree.
+    pub fn of_grant(broker: Arc<Broker>, made: i64, live: &LiveGrant) -> Self {
+        Self { only: Some(live.grant.project.clone()), ..Self::new(broker, made) }
+    }
+
+    fn shows(&self, project: &DirectoryName) -> bool {
+        self.only.as_ref().map_or_else(|| self.broker.knows_project(project), |only| only == project)
     }
 
     /// LOOKUP. A project's directory is always found: a refusal there would drop it from the kernel's
@@ -83,7 +96,7 @@ impl SecretFs {
     /// EACCES for whoever is no member; ENOENT for a member and a name that is not bound.
     pub fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<Attributes, Errno> {
         match &*self.node(parent)? {
-            Node::Root => match parse_project(name).filter(|project| self.broker.knows_project(project)) {
+            Node::Root => match parse_project(name).filter(|project| self.shows(project)) {
                 Some(project) => Ok(self.directory(&Node::Project(project))),
                 None if self.broker.is_member(caller) => Err(Errno::ENOENT),
                 None => Err(Errno::EACCES),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{Descend, Limits, Uses};
-use crate::names::{DirectoryName, FileName, Reference};
+use crate::names::{DirectoryName, FileName, FilePath, Reference};
 use crate::process::{Namespaces, Process};
 use crate::program::ExePin;
 use crate::time::Timestamp;
@@ -84,6 +84,9 @@ pub struct Binding {
     /// The programs that alone may open and read it; none is every program.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exe: Vec<ExePin>,
+    /// Where a private mount lays the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<FilePath>,
 }
 
 impl Binding {
@@ -96,6 +99,7 @@ impl Binding {
             descend: Descend::All,
             namespaces: Reach::Same,
             exe: Vec::new(),
+            path: None,
         }
     }
 }

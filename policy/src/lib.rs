@@ -16,7 +16,7 @@ mod time;
 pub use decide::{Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal};
 pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, Standing};
 pub use limits::{Descend, Limits, Uses};
-pub use names::{BadName, DirectoryName, FileName, ProjectName, Reference, unprintable};
+pub use names::{BadName, DirectoryName, FileName, FilePath, ProjectName, Reference, unprintable};
 pub use process::{Lineage, Namespaces, Pid, Process, Tid};
 pub use program::{Exe, ExeDigest, ExePin};
 pub use time::Timestamp;

@@ -104,9 +104,33 @@ name!(
     FileName, "file name", check_file
 );
 name!(
+    /// Where a private mount lays a file: below the project's directory, or below the home after `~/`.
+    FilePath, "path", check_path
+);
+name!(
     /// The name of a secret in the vault, `stripe/test_key`.
     Reference, "reference", check_reference
 );
+
+impl FilePath {
+    /// Whether it is below the home, and not below the project's directory.
+    pub fn is_in_home(&self) -> bool {
+        self.as_str().starts_with(HOME)
+    }
+
+    /// The path below that directory.
+    pub fn below(&self) -> &str {
+        self.as_str().strip_prefix(HOME).unwrap_or(self.as_str())
+    }
+
+    /// Whether one of them would have to be a directory for the other to be a file.
+    pub fn is_above(&self, other: &Self) -> bool {
+        other.as_str().strip_prefix(self.as_str()).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
+/// How a path below the home begins.
+const HOME: &str = "~/";
 
 /// The name itself is the directory of the first checkout that has it.
 impl From<&ProjectName> for DirectoryName {
@@ -176,6 +200,24 @@ fn check_file(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// A path whose every part is a file name: it cannot leave the directory that it is below.
+fn check_path(text: &str) -> Result<(), &'static str> {
+    if text.starts_with('/') {
+        return Err("it is below the project's directory, or below the home after '~/'");
+    }
+    let below = text.strip_prefix(HOME).unwrap_or(text);
+    if text.len() > 1024 {
+        return Err("it is longer than 1024 bytes");
+    }
+    if below.starts_with('~') {
+        return Err("only '~/' is a home");
+    }
+    below.split('/').try_for_each(check_file).map_err(|rule| match rule {
+        "it is empty" => "no part between '/' may be empty",
+        rule => rule,
+    })
+}
+
 fn check_reference(text: &str) -> Result<(), &'static str> {
     if text.len() > 255 {
         return Err("it is longer than 255 bytes");
@@ -208,6 +250,44 @@ mod tests {
         for good in [".env", "tls.key", "DATABASE_URL", "a b", "ключ", &"x".repeat(255)] {
             assert!(FileName::new(good).is_ok(), "{good:?}");
         }
+    }
+
+    #[test]
+    fn k09_bad_paths_are_refused() {
+        let long = format!("{}x", "x/".repeat(512));
+        for bad in [
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a/../b",
+            "a//b",
+            "a/",
+            "./a",
+            "~",
+            "~/",
+            "~root/x",
+            "~/../x",
+            "~//x",
+            "a\nb",
+            "a\u{202e}b",
+            "-x",
+            &long,
+        ] {
+            assert!(FilePath::new(bad).is_err(), "{bad:?}");
+        }
+        for (good, home, below) in [
+            (".env", false, ".env"),
+            ("conf/a b", false, "conf/a b"),
+            ("~/.aws/credentials", true, ".aws/credentials"),
+        ] {
+            let path = FilePath::new(good).unwrap();
+            assert_eq!((path.is_in_home(), path.below()), (home, below));
+        }
+        let path = |text: &str| FilePath::new(text).unwrap();
+        assert!(path("a/b").is_above(&path("a/b/c")));
+        assert!(!path("a/b").is_above(&path("a/bc")) && !path("a/b").is_above(&path("~/a/b/c")));
     }
 
     #[test]

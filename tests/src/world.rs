@@ -357,6 +357,14 @@ impl World {
         Process::of(pid).expect("a broker that runs")
     }
 
+    /// How many threads of the broker bear this name.
+    pub fn broker_threads(&self, name: &str) -> usize {
+        let tasks =
+            std::fs::read_dir(format!("/proc/{}/task", self.broker().pid)).into_iter().flatten().flatten();
+        let named = |comm: std::io::Result<String>| comm.is_ok_and(|comm| comm.trim_end() == name);
+        tasks.filter(|task| named(std::fs::read_to_string(task.path().join("comm")))).count()
+    }
+
     /// Whether a broker runs: it holds its lock.
     pub fn is_broker_running(&self) -> bool {
         self.shared.is_broker_running()

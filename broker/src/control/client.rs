@@ -1,6 +1,7 @@
 //! The asking side of the control socket.
 
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::protocol::{Answer, Hello, Question, Request};
 use crate::error::{Class, Error, Result, describe};
 use crate::paths::{Directories, check_private};
 use crate::sys::memory::Plaintext;
+use crate::sys::socket::send_with;
 
 /// How long an answer may take: the broker's slowest work (an scrypt key, a keyring that asks its user)
 /// has deadlines of its own below this.
@@ -79,6 +81,22 @@ impl Client {
         value: Option<&Plaintext>,
     ) -> Result<T> {
         self.exchange(question, value).map(|(answer, _)| answer)
+    }
+
+    /// Asks with a descriptor.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_with_descriptor<T: DeserializeOwned>(
+        &mut self,
+        question: Question,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<T> {
+        let mut frame = Vec::new();
+        write_frame(&mut frame, &Request::from(question), None).map_err(|error| lost(&error))?;
+        let sent = send_with(&self.stream, &frame, descriptor).map_err(|errno| lost(&errno.into()))?;
+        self.stream.write_all(&frame[sent..]).map_err(|error| lost(&error))?;
+        self.answer()
     }
 
     /// Asks for a value.

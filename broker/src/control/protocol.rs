@@ -7,11 +7,12 @@
 use std::path::PathBuf;
 
 use kin_policy::{
-    DirectoryName, Ending, ExeDigest, FileName, GrantId, Limits, ProjectName, Reach, Reference,
+    DirectoryName, Ending, ExeDigest, FileName, FilePath, GrantId, Limits, ProjectName, Reach, Reference,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::placeholders::Placeholder;
 
 /// Raised whenever a request or an answer changes its shape.
 pub const PROTOCOL: u32 = 1;
@@ -126,6 +127,12 @@ pub enum Question {
     },
     /// A grant for the tree below the process that asks: the keeper. → [`Granted`].
     Grant(GrantRequest),
+    /// The keeper's command has mounted in a namespace of its own: the one request that carries a
+    /// descriptor, the FUSE device, which is to be served. → `()`.
+    ServeMount {
+        /// Who owns the files in it.
+        owner: Owner,
+    },
     /// The keeper has forked its command, and lets it go once this is answered. → `()`.
     CommandStarted {
         /// Its pid: a child of the keeper's.
@@ -227,6 +234,9 @@ pub struct BindingInfo {
     pub file: FileName,
     /// The secret.
     pub reference: Reference,
+    /// Where a private mount lays it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<FilePath>,
     /// Whether the vault has it; `None` while the vault is locked.
     pub present: Option<bool>,
     /// In which namespaces a reader may be.
@@ -289,6 +299,26 @@ pub struct GrantRequest {
     pub command: Vec<String>,
     /// The grant ends with the command, not with its tree.
     pub end_with_child: bool,
+    /// A mount for this tree alone, with files at their real paths.
+    #[serde(default)]
+    pub private: Option<PrivateRequest>,
+}
+
+/// What a private mount is asked for with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PrivateRequest {
+    /// The directory that `~/` stands for.
+    #[serde(with = "path_bytes")]
+    pub home: PathBuf,
+}
+
+/// Who owns the files of a private mount, as the namespace it is in has them.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
 }
 
 /// A grant was made.
@@ -301,6 +331,33 @@ pub struct Granted {
     pub directory: PathBuf,
     /// Variables for the command, and the files in `directory` whose paths they get.
     pub environment: Vec<(String, FileName)>,
+    /// How its private mount is to be made, where one was asked for.
+    #[serde(default)]
+    pub private: Option<PrivateGranted>,
+}
+
+/// How a private mount is to be made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PrivateGranted {
+    /// Where: over the user's own mount, so that every path stays what it is.
+    #[serde(with = "path_bytes")]
+    pub mountpoint: PathBuf,
+    /// The files that are to be laid at their real paths; there is something at each to lay them over.
+    pub laid: Vec<Laid>,
+    /// What was put there for that, and goes when the grant does.
+    pub placeholders: Vec<Placeholder>,
+}
+
+/// One file at its real path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Laid {
+    /// The file in the grant's directory.
+    pub file: FileName,
+    /// The directory that the path is below, and does not leave.
+    #[serde(with = "path_bytes")]
+    pub base: PathBuf,
+    /// The path.
+    pub path: FilePath,
 }
 
 /// Grants were withdrawn.

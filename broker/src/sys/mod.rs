@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod memory;
+pub mod mount;
 pub mod pidfd;
 pub mod process;
 pub mod socket;

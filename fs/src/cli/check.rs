@@ -20,6 +20,7 @@ use super::{Format, connect, output, project, restrictions, trust};
   \"tls.key\" = { ref = \"tls/key\", env_path = \"TLS_KEY_FILE\" }
   token = { ref = \"git/token\", exe = { path = \"/usr/bin/git\", sha256 = \"...\" } }
   cache = { ref = \"cache/key\", namespaces = \"any\" }    # also from containers in the tree
+  aws = { ref = \"aws/credentials\", path = \"~/.aws/credentials\" }   # there with kin run --private
 
 Examples:
   kin check
@@ -67,16 +68,20 @@ fn description(manifest: &ManifestInfo) -> String {
     if manifest.bindings.is_empty() {
         return text + "bindings   none\n";
     }
+    let laid = manifest.bindings.iter().any(|binding| binding.path.is_some());
     let rows = manifest.bindings.iter().map(|binding| {
         let state = match binding.present {
             Some(true) => "in the vault",
             Some(false) => "missing",
             None => "not known while the vault is locked",
         };
-        vec![binding.file.to_string(), binding.reference.to_string(), state.to_owned()]
+        let mut row = vec![binding.file.to_string(), binding.reference.to_string(), state.to_owned()];
+        row.extend(laid.then(|| binding.path.as_ref().map(ToString::to_string).unwrap_or_default()));
+        row
     });
     text += "\n";
-    text += &output::table(&["FILE", "SECRET", "STATE"], rows);
+    let head = ["FILE", "SECRET", "STATE", "WITH --private AT"];
+    text += &output::table(if laid { &head } else { &head[..3] }, rows);
     for binding in &manifest.bindings {
         for line in restrictions::lines(binding) {
             text += &format!("{} {line}\n", binding.file);

@@ -31,6 +31,18 @@ pub(super) fn to_running(directories: &Directories) -> Result<Client> {
 /// # Errors
 /// As [`Client::connect`]; `no_broker_in_tree` below a keeper; the broker's own refusal to start.
 pub(super) fn to_broker(directories: &Directories) -> Result<Client> {
+    to_broker_by(directories, &["daemon", "--json"])
+}
+
+/// As [`to_broker`], for private mounts: the broker may do without the user's mount.
+///
+/// # Errors
+/// As there.
+pub(super) fn to_broker_for_private(directories: &Directories) -> Result<Client> {
+    to_broker_by(directories, &["daemon", "--json", "--private-only"])
+}
+
+fn to_broker_by(directories: &Directories, arguments: &[&str]) -> Result<Client> {
     match Client::connect(directories) {
         Err(error) if is_absent(&error) => {}
         answer => return answer,
@@ -39,7 +51,7 @@ pub(super) fn to_broker(directories: &Directories) -> Result<Client> {
     let deadline = Instant::now() + CONNECT_DEADLINE;
     loop {
         // Where another broker has the lock it is coming up, or going down: then the next start succeeds.
-        start()?;
+        start(arguments)?;
         for _ in 0..LOOKS {
             match Client::connect(directories) {
                 Err(error) if is_absent(&error) && Instant::now() < deadline => std::thread::sleep(PAUSE),
@@ -55,10 +67,10 @@ pub(super) fn is_absent(error: &Error) -> bool {
 }
 
 /// Starts a broker and waits until it is ready; another one that was faster is as good.
-fn start() -> Result<()> {
+fn start(arguments: &[&str]) -> Result<()> {
     let program = std::env::current_exe().map_err(|error| not_started(describe(&error)))?;
     let mut child = Command::new(program)
-        .args(["daemon", "--json"])
+        .args(arguments)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| is_for_broker(name.as_encoded_bytes())))
         .current_dir("/")

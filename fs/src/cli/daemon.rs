@@ -22,6 +22,9 @@ pub(super) struct Arguments {
     /// Stay in the foreground, until SIGTERM or `kin stop`
     #[arg(long)]
     foreground: bool,
+    /// Start also where the user's mount cannot be made, for private mounts alone
+    #[arg(long, hide = true)]
+    private_only: bool,
     #[command(flatten)]
     pub(super) format: Format,
 }
@@ -30,7 +33,7 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     if let Some(warning) = warning() {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
-    let options = DaemonOptions { foreground: arguments.foreground };
+    let options = DaemonOptions { foreground: arguments.foreground, private_only: arguments.private_only };
     daemon::run(&Directories::from_environment()?, options)
 }
 

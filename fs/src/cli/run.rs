@@ -16,12 +16,17 @@ use super::{bad_usage, connect, duration, output, project, unlock};
 /// The command and its descendants get a grant: they read this project's secrets as files below $KIN_DIR,
 /// and nobody else does. The exit code is the command's own, and the prompt returns when it ends; the
 /// grant lasts until its last descendant is gone. The broker is started where none runs.
+///
+/// With --private the command gets a mount namespace of its own, in which a file whose binding has a path is
+/// there too: .env, ~/.aws/credentials. Nobody outside sees it. Unless it is root, sudo and setuid programs do
+/// not work in it; nothing can be renamed over such a file.
 #[derive(Args)]
 #[command(override_usage = "kin run [OPTIONS] [--] <CMD>...")]
 #[command(after_help = "Examples:
   kin run -- npm test
   kin run --only DATABASE_URL --ttl 10m -- ./migrate.sh
   kin run --max-opens DATABASE_URL=1 --for-first 30s -- ./server
+  kin run --private -- aws s3 ls
   kin run -- sh -c 'psql \"$(cat \"$KIN_DIR/DATABASE_URL\")\"'")]
 pub(super) struct Arguments {
     /// Grant only these files of the project, instead of all
@@ -39,6 +44,9 @@ pub(super) struct Arguments {
     /// End the grant when the command ends, though its descendants go on
     #[arg(long)]
     end_with_child: bool,
+    /// Mount for this command alone, in a namespace of its own, with files at their real paths too
+    #[arg(long)]
+    private: bool,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
@@ -63,6 +71,7 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
         limits: Limits { max_opens: in_all, for_first },
         max_opens_of: of_files,
         end_with_child: arguments.end_with_child,
+        private: arguments.private,
         project_directory: project::directory()?,
     })
 }
@@ -96,7 +105,8 @@ fn bad_max_opens(argument: &OsStr) -> Error {
 
 fn start(options: RunOptions) -> Result<ExitCode> {
     let directories = Directories::from_environment()?;
-    let code = run(&directories, options, &connect::to_broker, &|error| ask_for_the_key(&directories, error));
+    let connect = if options.private { connect::to_broker_for_private } else { connect::to_broker };
+    let code = run(&directories, options, &connect, &|error| ask_for_the_key(&directories, error));
     Ok(ExitCode::from(u8::try_from(code.exit_code()?).unwrap_or(u8::MAX)))
 }
 

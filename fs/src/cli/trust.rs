@@ -113,7 +113,9 @@ fn description(manifest: &ManifestInfo, directories: &Directories) -> String {
     );
     for binding in &manifest.bindings {
         let missing = if binding.present == Some(false) { "  (not in the vault)" } else { "" };
-        text += &format!("           {} = {}{missing}\n", binding.file, binding.reference);
+        let place =
+            binding.path.as_ref().map(|path| format!("  at {path} with --private")).unwrap_or_default();
+        text += &format!("           {} = {}{place}{missing}\n", binding.file, binding.reference);
         for line in restrictions::lines(binding) {
             text += &format!("             {line}\n");
         }

@@ -1,14 +1,15 @@
 //! The keeper: the root of a grant, from the question for it to the end of the last descendant.
 
 use std::ffi::{CString, OsString};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use kin_broker::control::Client;
-use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, Question};
+use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, PrivateRequest, Question};
+use kin_broker::placeholders::Placeholder;
 use kin_broker::sys::child;
 use kin_broker::{Class, Error, Result};
 use kin_policy::Ending;
@@ -19,8 +20,9 @@ use nix::unistd::{Pid, chdir, getppid, setsid};
 
 use super::link::{Order, Report, wait_readable};
 use super::signals::Signals;
+use super::spawn::{Failed, Waiting};
 use super::status::{self, Ended};
-use super::{Start, descriptors, spawn};
+use super::{Start, descriptors, private, spawn};
 
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);
@@ -30,7 +32,11 @@ const END_DEADLINE: Duration = Duration::from_secs(1);
 /// Lives the keeper's life in a fork of the front. Every signal it handles is blocked, and stays so.
 pub(super) fn main(start: &Start, link: UnixStream) -> ! {
     let code = match Keeper::start(start, &link) {
-        Ok(mut keeper) => keeper.keep(link),
+        Ok(mut keeper) => {
+            let code = keeper.keep(link);
+            keeper.clean_up();
+            code
+        }
         Err(NoKeeper::CalledOff) => 0,
         Err(NoKeeper::Refused(error)) => {
             Report::Refused(error).send(&link);
@@ -70,6 +76,8 @@ struct Keeper {
     signals: Signals,
     broker: Option<Client>,
     end_with_child: bool,
+    /// What stands at real paths for this grant.
+    placeholders: Vec<Placeholder>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -98,7 +106,16 @@ impl Keeper {
             signals,
             broker: Some(broker),
             end_with_child,
+            placeholders: granted.private.map(|private| private.placeholders).unwrap_or_default(),
         })
+    }
+
+    /// The broker takes its placeholders away itself. Where it was killed, nobody needs them any more: every
+    /// grant that it made is void.
+    fn clean_up(&self) {
+        if self.broker.is_none() {
+            self.placeholders.iter().rev().for_each(Placeholder::remove);
+        }
     }
 
     /// Waits for descendants until there are none; the exit code is the keeper's.
@@ -271,6 +288,7 @@ fn grant_request(start: &Start) -> GrantRequest {
         front: start.front,
         command: status::shown(&options.command),
         end_with_child: options.end_with_child,
+        private: options.private.then(|| PrivateRequest { home: private::home() }),
     }
 }
 
@@ -284,22 +302,45 @@ fn start_command(
 ) -> Result<u32, NoKeeper> {
     let command = command(start, granted, ignores_children);
     let keepers = [link.as_raw_fd(), broker.stream().as_raw_fd()];
-    let started = match spawn::fork(command, &keepers) {
+    let started = match spawn::fork(command, &keepers, granted) {
         Ok(waiting) => {
+            wait_readable([Some(waiting.gate()), Some(link)], Some(GRANT_DEADLINE));
+            make_ready(broker, &waiting, granted).inspect_err(|_| finish(broker))?;
             broker.ask::<()>(Question::CommandStarted { pid: waiting.pid() })?;
             if let [true] = wait_readable([Some(link)], Some(Duration::ZERO)) {
                 return Err(NoKeeper::CalledOff);
             }
             waiting.release()
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     };
-    started.map_err(|error| {
-        let _ = ask_in_time(broker, Question::Finish { ending: Ending::TreeExit });
-        let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
-        let (code, line) = status::of_failed_start(program, &error);
-        NoKeeper::NotStarted(code, line)
+    started.map_err(|failed| {
+        finish(broker);
+        match failed {
+            Failed::Refused(error) => NoKeeper::Refused(error),
+            Failed::NotStarted(error) => {
+                let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
+                let (code, line) = status::of_failed_start(program, &error);
+                NoKeeper::NotStarted(code, line)
+            }
+        }
     })
+}
+
+/// The device of a private mount goes on to the broker, and stays with nobody else: with it the mount would
+/// outlive the broker.
+fn make_ready(broker: &mut Client, waiting: &Waiting, granted: &Granted) -> Result<()> {
+    match (waiting.ready()?, &granted.private) {
+        (Some(device), Some(_)) => {
+            broker.ask_with_descriptor(Question::ServeMount { owner: private::owner() }, device.as_fd())
+        }
+        (None, None) => Ok(()),
+        _ => Err(Error::internal("mount for the command", "no device came")),
+    }
+}
+
+fn finish(broker: &mut Client) {
+    let _ = ask_in_time(broker, Question::Finish { ending: Ending::TreeExit });
 }
 
 /// The command, for the front's process group, which is still this process's too, with the signal mask and

@@ -22,9 +22,12 @@ mod descriptors;
 mod front;
 mod keeper;
 mod link;
+mod private;
 mod signals;
 mod spawn;
 mod status;
+
+pub use private::try_namespaces;
 
 /// What is to be run, and what it may be delivered.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct RunOptions {
     pub max_opens_of: Vec<(FileName, u64)>,
     /// The grant ends with the command, not with its tree.
     pub end_with_child: bool,
+    /// The command gets a mount namespace of its own, with files at their real paths.
+    pub private: bool,
     /// The directory that holds `kin.toml`.
     pub project_directory: PathBuf,
 }
@@ -95,7 +100,7 @@ pub fn run(
         let mut connected = false;
         loop {
             match start.attempt()? {
-                Outcome::Refused(error) if error.class == Class::Unreachable && !connected => {
+                Outcome::Refused(error) if error.code == "broker_unreachable" && !connected => {
                     drop(connect(directories)?);
                     connected = true;
                 }

@@ -134,6 +134,7 @@ impl Scene {
         let binding = |file: &str, reference: &str, present| BindingInfo {
             file: file.parse().unwrap(),
             reference: reference.parse().unwrap(),
+            path: None,
             present: (!self.locked).then_some(present),
             namespaces: kin_policy::Reach::Same,
             exe: Vec::new(),

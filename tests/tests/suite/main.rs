@@ -31,6 +31,7 @@ mod attacks;
 mod cli;
 mod edges;
 mod grants;
+mod private;
 mod refusals;
 mod semantics;
 mod story;

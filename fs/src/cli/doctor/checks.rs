@@ -73,6 +73,29 @@ pub(super) fn fusermount() -> Check {
     Check::ok(NAME, format!("{} is setuid root", path.display()))
 }
 
+/// What `kin run --private` needs and nothing else does.
+pub(super) fn namespaces() -> Check {
+    const NAME: &str = "private mounts";
+    match kin_fs::run::try_namespaces() {
+        Ok(()) => Check::ok(NAME, "`kin run --private` works: this user may have namespaces"),
+        Err(error) => {
+            let sysctl = |name: &str, off: &str| {
+                let value = fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap_or_default();
+                (value.trim() == off).then(|| name.replace('/', "."))
+            };
+            let fix = [
+                ("user/max_user_namespaces", "0", "10000"),
+                ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+                ("kernel/unprivileged_userns_clone", "0", "1"),
+            ]
+            .into_iter()
+            .find_map(|(name, off, on)| Some(format!("sysctl {}={on} as root", sysctl(name, off)?)))
+            .unwrap_or_else(|| "run without --private; in a container, allow it user namespaces".into());
+            Check::warn(NAME, error.message, fix)
+        }
+    }
+}
+
 fn on_path(program: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH")?;
     std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| {

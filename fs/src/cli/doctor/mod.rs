@@ -15,7 +15,7 @@ use super::{Format, connect};
 
 /// Check what kin needs of this machine, and say how to mend it
 ///
-/// Looks at /dev/fuse, fusermount3, the directories, the kernel, memory limits, ptrace, swap, the mount,
+/// Looks at /dev/fuse, fusermount3, namespaces for private mounts, the directories, the kernel, memory limits, ptrace, swap, the mount,
 /// the broker, the vault and the keyring. `warn` is something to know, `fail` something that does not work; the exit
 /// code is 0 without a `fail`. It starts no broker.
 #[derive(Args)]
@@ -87,6 +87,7 @@ fn look(directories: &Directories, client: Result<Client>, all: bool) -> Vec<Che
     let mut checks = vec![
         checks::fuse_device(),
         checks::fusermount(),
+        checks::namespaces(),
         checks::directories(directories),
         checks::kernel(),
         checks::proc_visible(),

@@ -1,10 +1,11 @@
 //! Can somebody get in from another namespace, or as another user? The second is the kernel's refusal, and
 //! nothing may weaken it.
 
-use kin_tests::{Actor, Part, Probe, World, mount, record};
+use kin_tests::{Actor, Part, Probe, World, eventually, is_root, mount, process, record};
 use serde_json::{Value, json};
 
-use crate::{API, DATABASE, REFUSED, database};
+use crate::private::{credentials, env, laid, nothing_is_left};
+use crate::{API, DATABASE, REFUSED, SOON, database};
 
 const NOBODY: u32 = 65534;
 
@@ -203,6 +204,54 @@ fn c04_a_pin_by_path_alone_is_refused_with_the_digest_to_write() {
         "{{ ref = \"db/url\", namespaces = \"any\", exe = {{ path = \"/bin/cat\", sha256 = \"{digest}\" }} }}"
     );
     let _ = manifest(&both).refuses(3, &["namespaces"]);
+}
+
+#[test]
+fn c05_a_private_mount_is_closed_to_who_reaches_it_through_a_member() {
+    let world = laid();
+    let (member, outsider, other) = (world.member(&["--private"]), world.outsider(), world.member(&[]));
+    let pid = member.pid().to_string();
+    let paths = [env(&world), credentials(&world), world.file(DATABASE)];
+    // The same path there is readable to the member itself: what refuses is not the way.
+    let through = |path: &std::path::Path| format!("/proc/{pid}/root{}", path.display());
+    for path in &paths {
+        assert!(member.cat(through(path).as_ref()).is_ok_and(|value| !value.is_empty()));
+        for stranger in [&outsider, &other] {
+            assert_eq!(stranger.cat(through(path).as_ref()), Err(REFUSED), "{path:?}");
+            let user =
+                if is_root() { &["--mount"][..] } else { &["--user", "--preserve-credentials", "--mount"] };
+            let line =
+                [&["nsenter", "--target", &pid][..], user, &["--", "cat", path.to_str().expect("UTF-8")]];
+            let (code, value, errors) = stranger.run(&line.concat());
+            assert_eq!((code, value), (1, Vec::new()), "{errors}");
+            assert!(errors.contains("Permission denied"), "{errors}");
+        }
+    }
+    let records = world.audit();
+    let denied = records.iter().any(|line| line["event"] == "open.deny" && line["reason"] == "no_grant");
+    assert!(denied, "{records:#?}");
+}
+
+#[test]
+fn c10_a_private_mount_is_invisible_outside_and_nothing_of_it_stays() {
+    let world = laid();
+    let before = mount::mounts_on(&world.mountpoint()).len();
+    let member = world.member(&["--private"]);
+    let child = member.child("fork");
+    assert_eq!(child.cat(&credentials(&world)), Ok(world.value("api/key")));
+    for path in [env(&world), credentials(&world)] {
+        assert!(mount::mounts_on(&path).is_empty(), "{path:?}");
+    }
+    assert_eq!((before, mount::mounts_on(&world.mountpoint()).len()), (1, 1));
+    assert_eq!(std::fs::read(env(&world)).expect(".env"), b"its own");
+    let sessions = || world.broker_threads("private");
+    assert_eq!(sessions(), 1);
+    let keeper = world.keeper(0);
+    process::tree(keeper).iter().for_each(|process| process.kill());
+    eventually("the grant ends", SOON, || world.grants().is_empty());
+    eventually("the session ends", SOON, || sessions() == 0);
+    eventually("the placeholder goes", SOON, || !credentials(&world).exists());
+    nothing_is_left(&world);
 }
 
 /// Rows that only root can stage.

@@ -1,0 +1,67 @@
+//! Who serves the mounts that grants have for themselves? One session for each, until its namespace is gone.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fuser::{Session, SessionACL};
+use kin_broker::control::protocol::Owner;
+use kin_broker::grants::LiveGrant;
+use kin_broker::{Broker, Class, Error, Result, ServePrivate, clock};
+
+use crate::adapter::Adapter;
+use crate::deadlines::Deadlines;
+use crate::mount;
+use crate::secretfs::SecretFs;
+
+/// Sessions at once: each has its threads.
+const MOST: usize = 256;
+
+/// Serves private mounts.
+pub struct PrivateMounts {
+    broker: Arc<Broker>,
+    deadlines: Arc<Deadlines>,
+    serving: Arc<AtomicUsize>,
+}
+
+impl PrivateMounts {
+    /// Of `broker`'s grants.
+    pub fn new(broker: Arc<Broker>, deadlines: Arc<Deadlines>) -> Self {
+        Self { broker, deadlines, serving: Arc::default() }
+    }
+}
+
+/// One that is served; its end makes room for another.
+struct Served(Arc<AtomicUsize>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl ServePrivate for PrivateMounts {
+    /// The session begins on its own thread: the handshake waits for the kernel's first request. It ends with
+    /// the last process of the namespace, when the kernel takes the mount away (ENODEV).
+    fn serve(&self, live: &Arc<LiveGrant>, device: OwnedFd, owner: Owner) -> Result<()> {
+        let before = self.serving.fetch_add(1, Ordering::AcqRel);
+        let served = Served(self.serving.clone());
+        if before >= MOST {
+            let message = format!("{MOST} private mounts are served already");
+            return Err(Error::new(Class::Denied, "private_limit", message).hint("see `kin status`"));
+        }
+        let fs = SecretFs::of_grant(self.broker.clone(), clock::unix_seconds(), live);
+        let adapter = Adapter::of_grant(fs, self.deadlines.clone(), owner, live.grant.id);
+        let serve = move || {
+            let _served = served;
+            // Whom the kernel lets in is the mount's choice: its namespace, or its one user.
+            let session = Session::from_fd(adapter, device, SessionACL::All, mount::config());
+            let _ = session.and_then(Session::run);
+        };
+        std::thread::Builder::new()
+            .name("private".into())
+            .spawn(serve)
+            .map(drop)
+            .map_err(|error| Error::internal("start a thread", error))
+    }
+}

@@ -1,0 +1,134 @@
+//! How does a command come by a mount that only its own tree sees? In its process, before its exec: a mount
+//! namespace, in it a FUSE file system of its own, and files of that at their real paths.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use kin_broker::control::protocol::{Granted, Owner, PrivateGranted};
+use kin_broker::sys::mount::{clone_of, put_over};
+use kin_broker::sys::process;
+use kin_broker::targets::{Target, Way};
+use kin_broker::{Class, Error, Result, describe};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, User, getegid, geteuid};
+
+/// Who will own the files: the namespace has one user and one group, which keep their numbers.
+pub(super) fn owner() -> Owner {
+    Owner { uid: geteuid().as_raw(), gid: getegid().as_raw() }
+}
+
+/// The directory that `~/` stands for: what the command takes for it.
+pub(super) fn home() -> PathBuf {
+    let said = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    said.or_else(|| Some(User::from_uid(geteuid()).ok()??.dir))
+        .unwrap_or_else(|| PathBuf::from("/nonexistent"))
+}
+
+/// Leaves for namespaces of its own and mounts there; the device is for the broker to serve. Until it does,
+/// whoever looks into the mount waits. This process must have one thread, and be dumpable: else /proc/self is
+/// not its own, and it cannot write its maps.
+///
+/// # Errors
+/// `userns_unavailable` where the kernel gives this user no namespace, `fuse_unavailable`.
+pub(super) fn mount_apart(plan: &PrivateGranted) -> Result<OwnedFd> {
+    let in_user_namespace = leave().map_err(no_namespace)?;
+    // What is mounted and unmounted outside shows here too, and nothing of ours shows outside.
+    remount_as_slaves().map_err(no_namespace)?;
+    let device = File::options().read(true).write(true).open("/dev/fuse").map_err(|error| {
+        refused(
+            format!("/dev/fuse cannot be opened: {}", describe(&error)),
+            "`kin doctor` names what is missing",
+        )
+    })?;
+    mount_device(&device, &plan.mountpoint, in_user_namespace).map_err(|errno| {
+        refused(format!("the private mount was refused: {}", describe(&errno.into())), "see `kin doctor`")
+    })?;
+    Ok(device.into())
+}
+
+/// Whether this user may have what [`mount_apart`] wants, as a child finds out that goes there and ends. This
+/// process must have one thread.
+///
+/// # Errors
+/// `userns_unavailable`.
+pub fn try_namespaces() -> Result<()> {
+    match process::fork_single_threaded().map_err(|errno| Error::internal("fork", errno))? {
+        ForkResult::Child => {
+            let code = leave().and_then(|_| remount_as_slaves()).err().map_or(0, |errno| errno as i32);
+            std::process::exit(code)
+        }
+        ForkResult::Parent { child } => match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+            Ok(WaitStatus::Exited(_, errno)) => Err(no_namespace(Errno::from_raw(errno))),
+            _ => Err(no_namespace(Errno::EPERM)),
+        },
+    }
+}
+
+/// Puts every file of the plan over what is at its real path.
+///
+/// # Errors
+/// What is in its way; `target_failed` where the kernel refuses.
+pub(super) fn lay(granted: &Granted, plan: &PrivateGranted) -> Result<()> {
+    for laid in &plan.laid {
+        let file = granted.directory.join(laid.file.as_str());
+        let way = Way { base: &laid.base, path: &laid.path, link: &file };
+        let failed = |errno| way.failed(errno);
+        match way.find()? {
+            Target::File(target) => {
+                let own = clone_of(&file).map_err(failed)?;
+                put_over(own.as_fd(), target.as_fd()).map_err(failed)?;
+            }
+            Target::Missing => return Err(failed(Errno::ENOENT)),
+            Target::Link => {}
+        }
+    }
+    Ok(())
+}
+
+/// A mount namespace, and for whoever may not have one a user namespace around it: whether there is one.
+fn leave() -> Result<bool, Errno> {
+    if geteuid().is_root() && unshare(CloneFlags::CLONE_NEWNS).is_ok() {
+        return Ok(false);
+    }
+    let Owner { uid, gid } = owner();
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+    // A group map of one's own wants setgroups(2) given up first (user_namespaces(7)).
+    for (name, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{uid} {uid} 1")),
+        ("gid_map", format!("{gid} {gid} 1")),
+    ] {
+        let written = std::fs::write(Path::new("/proc/self").join(name), text);
+        written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    }
+    Ok(true)
+}
+
+fn remount_as_slaves() -> Result<(), Errno> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+}
+
+/// In a user namespace `allow_other` lets in its processes and no others (`fuse_allow_current_process`,
+/// fs/fuse/dir.c); without one it would let in every user.
+fn mount_device(device: &File, point: &Path, in_user_namespace: bool) -> Result<(), Errno> {
+    let Owner { uid, gid } = owner();
+    let others = if in_user_namespace { ",allow_other" } else { "" };
+    let data = format!("fd={},rootmode=40000,user_id={uid},group_id={gid}{others}", device.as_raw_fd());
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("kin"), point, Some("fuse.kin"), flags, Some(data.as_str()))
+}
+
+fn no_namespace(errno: Errno) -> Error {
+    let message = format!("this user may not have a mount namespace: {}", describe(&errno.into()));
+    Error::new(Class::Unreachable, "userns_unavailable", message)
+        .hint("run without --private, or allow user namespaces: `kin doctor` says how")
+}
+
+fn refused(message: String, hint: &str) -> Error {
+    Error::new(Class::Unreachable, "fuse_unavailable", message).hint(hint)
+}

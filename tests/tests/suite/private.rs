@@ -1,0 +1,310 @@
+//! What does a command see that has a mount of its own, and what does anybody else?
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kin_tests::{Actor, Part, Probe, World, binary, eventually, mount, process};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::{API, DATABASE, REFUSED, SOON, database};
+
+const MANIFEST: &str = r#"schema = 1
+[project]
+name = "api"
+[bindings]
+DATABASE_URL = { ref = "db/url", path = ".env" }
+API_KEY = { ref = "api/key", path = "~/.api/credentials" }
+"#;
+
+/// A ready world whose two files have real paths: `.env`, over a file that is there, and
+/// `~/.api/credentials`, where nothing is.
+pub(crate) fn laid() -> World {
+    laid_with(kin_tests::Identity::Native)
+}
+
+fn laid_with(identity: kin_tests::Identity) -> World {
+    let world = World::ready_with(identity);
+    world.manifest(MANIFEST);
+    world.trust();
+    std::fs::write(env(&world), "its own").expect(".env");
+    world
+}
+
+pub(crate) fn env(world: &World) -> PathBuf {
+    world.project().join(".env")
+}
+
+pub(crate) fn credentials(world: &World) -> PathBuf {
+    world.path("home/.api/credentials")
+}
+
+fn nested<'p>(world: &World, outer: &'p Probe, options: &[&str]) -> Part<'p> {
+    let line = world.run_line(options);
+    outer.spawn(&line.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Nothing of a private mount is left, nor was it ever seen here.
+pub(crate) fn nothing_is_left(world: &World) {
+    assert_eq!(std::fs::read_to_string(env(world)).expect(".env"), "its own");
+    assert!(!world.path("home/.api").exists());
+    for path in [env(world), credentials(world)] {
+        assert!(mount::mounts_on(&path).is_empty(), "{path:?}");
+    }
+}
+
+both! {
+    fn files_are_at_their_real_paths_for_the_tree_and_for_nobody_else(identity) {
+        let world = laid_with(identity);
+        let (member, outsider) = (world.member(&["--private"]), world.outsider());
+        for reader in [&member as &dyn Actor, &member.child("fork"), &member.child("orphan")] {
+            assert_eq!(reader.cat(&env(&world)), Ok(database(&world)));
+            assert_eq!(reader.cat(&credentials(&world)), Ok(world.value("api/key")));
+            assert_eq!(reader.cat(&world.file(DATABASE)), Ok(database(&world)));
+        }
+        let stat = member.stat(&env(&world)).expect("stat");
+        assert_eq!(stat["size"], database(&world).len());
+        assert_eq!(outsider.cat(&env(&world)), Ok(b"its own".to_vec()));
+        assert_eq!(outsider.cat(&credentials(&world)), Ok(Vec::new()));
+        assert_eq!(outsider.cat(&world.file(DATABASE)), Err(REFUSED));
+        assert!(member.finish().success());
+        eventually("the grant ends", SOON, || world.grants().is_empty());
+        nothing_is_left(&world);
+    }
+}
+
+#[test]
+fn the_rest_of_the_project_is_what_it_was() {
+    let world = laid();
+    let member = world.member(&["--private"]);
+    assert_eq!(member.ask("getcwd", json!({})), Ok(json!(world.project())));
+    assert_eq!(member.cat(&world.project().join("kin.toml")), Ok(MANIFEST.as_bytes().to_vec()));
+    let (code, ..) = member.run(&["sh", "-c", "echo made > made; mkdir d; mv made d/made"]);
+    assert_eq!(code, 0);
+    assert_eq!(std::fs::read_to_string(world.project().join("d/made")).expect("a file"), "made\n");
+    // The file itself is the mount's: nothing is put in its place, and nothing written to it.
+    for change in ["mv kin.toml .env", "mv .env x", "rm -f .env", "echo x > .env"] {
+        let (code, _, errors) = member.run(&["sh", "-c", change]);
+        assert!(code != 0 && !errors.is_empty(), "{change}: {code} {errors}");
+    }
+    assert_eq!(member.cat(&env(&world)), Ok(database(&world)));
+}
+
+#[test]
+fn exit_codes_signals_and_descriptors_are_what_they_are_without() {
+    let world = laid();
+    let run = |script: &str| world.kin(["run", "--private", "--", "sh", "-c", script]).run().code();
+    assert_eq!(run("exit 7"), 7);
+    assert_eq!(run("kill -TERM $$"), 128 + 15);
+    assert_eq!(world.kin(["run", "--private", "--", "no-such-program"]).run().code(), 127);
+    assert_eq!(world.kin(["run", "--private", "--", "/etc/passwd"]).run().code(), 126);
+    let (member, outsider) = (world.member(&["--private"]), world.outsider());
+    assert_eq!(member.ask("descriptors", json!({})), outsider.ask("descriptors", json!({})));
+    process::signal(member.started(), Signal::SIGTERM);
+    assert_eq!(
+        member.wait(Duration::from_secs(5)).code(),
+        None,
+        "it died by the signal that the front passed on"
+    );
+    eventually("the grant ends", SOON, || world.grants().is_empty());
+    nothing_is_left(&world);
+}
+
+#[test]
+fn nested_runs_read_their_own_part_of_a_private_mount() {
+    let world = laid();
+    let outer = world.member(&["--private"]);
+    let inner = nested(&world, &outer, &["--only", API]);
+    assert_eq!(inner.cat(&credentials(&world)), Ok(world.value("api/key")));
+    assert_eq!(inner.cat(&world.file(API)), Ok(world.value("api/key")));
+    assert_eq!(inner.cat(&env(&world)), Err(Errno::ENOENT));
+    assert_eq!(outer.cat(&env(&world)), Ok(database(&world)));
+}
+
+#[test]
+fn a_private_mount_inside_another_is_the_inner_grants() {
+    let world = laid();
+    let outer = world.member(&["--private"]);
+    let inner = nested(&world, &outer, &["--private", "--only", DATABASE]);
+    assert_eq!(inner.cat(&env(&world)), Ok(database(&world)));
+    assert_eq!(inner.cat(&world.file(DATABASE)), Ok(database(&world)));
+    assert_eq!(inner.cat(&credentials(&world)), Err(Errno::ENOENT));
+    // What is not the inner grant's, the inner mount does not even have.
+    assert_eq!(outer.cat(&world.file(API)), Ok(world.value("api/key")));
+    inner.dismiss();
+    eventually("the inner grant ends", SOON, || world.grants().len() == 1);
+    assert_eq!(outer.cat(&env(&world)), Ok(database(&world)));
+    assert_eq!(outer.cat(&credentials(&world)), Ok(world.value("api/key")));
+}
+
+#[test]
+fn a_placeholder_stays_for_as_long_as_somebody_stands_on_it() {
+    let world = laid();
+    let (first, second) = (world.member(&["--private"]), world.member(&["--private"]));
+    assert!(first.finish().success());
+    eventually("one grant ends", SOON, || world.grants().len() == 1);
+    assert_eq!(second.cat(&credentials(&world)), Ok(world.value("api/key")));
+    assert!(second.finish().success());
+    eventually("the other ends", SOON, || world.grants().is_empty());
+    nothing_is_left(&world);
+}
+
+#[test]
+fn revocation_reaches_a_private_mount() {
+    let world = laid();
+    let member = world.member(&["--private"]);
+    let fd = member.open(&env(&world)).expect("open");
+    assert_eq!(member.pread(fd, 5, 0), Ok(database(&world)[..5].to_vec()));
+    world.kin(["revoke", "--all"]).run().exits(0);
+    assert_eq!(member.pread(fd, 100, 0), Err(REFUSED));
+    for path in [env(&world), credentials(&world), world.file(DATABASE)] {
+        assert_eq!(member.cat(&path), Err(REFUSED));
+    }
+}
+
+fn owner_killed(whose: fn(&World, &Probe) -> u32) {
+    let world = laid();
+    let member = world.member(&["--private"]);
+    let fd = member.open(&env(&world)).expect("open");
+    process::signal(whose(&world, &member), Signal::SIGKILL);
+    eventually("survivors are refused", SOON, || member.pread(fd, 100, 0) == Err(REFUSED));
+    assert!(member.cat(&env(&world)).is_err());
+    assert!(member.cat(&world.file(DATABASE)).is_err());
+    process::tree(member.pid()).iter().for_each(|process| process.kill());
+    eventually("the placeholder goes", SOON, || !world.path("home/.api").exists());
+    nothing_is_left(&world);
+}
+
+#[test]
+fn a_killed_keeper_closes_its_private_mount() {
+    owner_killed(|world, _| world.keeper(0));
+}
+
+#[test]
+fn a_killed_front_closes_its_private_mount() {
+    owner_killed(|_, member| member.started());
+}
+
+#[test]
+fn a_killed_broker_leaves_a_dead_mount_that_goes_with_its_namespace() {
+    let world = laid();
+    let member = world.member(&["--private"]);
+    let fd = member.open(&env(&world)).expect("open");
+    world.crash();
+    assert_eq!(member.pread(fd, 100, 0), Err(Errno::ENOTCONN));
+    assert_eq!(member.cat(&env(&world)), Err(Errno::ENOTCONN));
+    assert!(member.finish().success());
+    eventually("the keeper takes the placeholder away", SOON, || !world.path("home/.api").exists());
+    nothing_is_left(&world);
+    assert_eq!(world.member(&["--private"]).cat(&env(&world)), Ok(database(&world)));
+}
+
+#[test]
+fn what_broker_and_keeper_left_when_both_were_killed_goes_at_the_next_start() {
+    let world = laid();
+    let member = world.member(&["--private"]);
+    let keeper = world.keeper(0);
+    world.crash();
+    process::signal(keeper, Signal::SIGKILL);
+    process::tree(member.pid()).iter().for_each(|process| process.kill());
+    assert!(credentials(&world).exists());
+    world.kin(["daemon"]).run().exits(0);
+    nothing_is_left(&world);
+}
+
+#[test]
+fn nothing_starts_where_a_file_cannot_be_laid() {
+    let world = laid();
+    std::fs::remove_file(env(&world)).expect("gone");
+    let refused = |code: i32, word: &str| {
+        let output = world.kin(["run", "--private", "--", "touch", "started"]).run().refuses(code, &[word]);
+        assert!(!world.project().join("started").exists(), "{output}");
+        assert!(!world.path("home/.api").exists(), "{output}");
+    };
+    std::fs::create_dir(env(&world)).expect("a directory");
+    refused(3, "is not a regular file");
+    std::fs::remove_dir(env(&world)).expect("gone");
+    std::os::unix::fs::symlink("/etc/passwd", env(&world)).expect("a link");
+    refused(3, "is a symbolic link");
+    // A link to the file in the mount leads there already.
+    std::fs::remove_file(env(&world)).expect("gone");
+    std::os::unix::fs::symlink(world.file(DATABASE), env(&world)).expect("a link");
+    assert_eq!(world.member(&["--private"]).cat(&env(&world)), Ok(database(&world)));
+}
+
+#[test]
+fn real_paths_are_shown_and_bad_ones_refused() {
+    let world = laid();
+    let shown = world.kin(["check"]).run().exits(0).text();
+    assert!(shown.contains("~/.api/credentials") && shown.contains(".env"), "{shown}");
+    for bad in ["/etc/passwd", "../x", "a/../b", "~root/x", "kin.toml", "~/.api/credentials/x"] {
+        world.manifest(&MANIFEST.replace("\".env\"", &format!("\"{bad}\"")));
+        let output = world.kin(["check"]).run().exits(3);
+        assert!(output.stderr.contains("kin.toml line 5"), "{bad}: {output}");
+    }
+}
+
+#[test]
+fn without_user_namespaces_nothing_starts_and_doctor_says_why() {
+    let world = laid();
+    // Its own count of namespaces below it, which its own root may set (namespaces(7)).
+    let in_forbidden = |command: &str| {
+        let script = format!("echo 0 > /proc/sys/user/max_user_namespaces; {command}");
+        let user = [
+            "--user",
+            "--map-user=1000",
+            "--map-group=1000",
+            "--keep-caps",
+            "--",
+            "sh",
+            "-ec",
+            &script,
+            "sh",
+        ];
+        world.other("unshare", user).args([binary()]).run()
+    };
+    let output = in_forbidden("exec \"$1\" run --private -- touch started").refuses(6, &["namespace"]);
+    assert!(!world.project().join("started").exists(), "{output}");
+    let doctor = in_forbidden("exec \"$1\" doctor --json").text();
+    let checks: serde_json::Value = serde_json::from_str(&doctor).expect("JSON");
+    let check = checks.as_array().into_iter().flatten().find(|check| check["name"] == "private mounts");
+    let check = check.unwrap_or_else(|| panic!("no such check: {doctor}"));
+    assert_eq!(check["state"], "warn", "{check}");
+    assert!(check["fix"].as_str().is_some_and(|fix| fix.contains("user.max_user_namespaces")), "{check}");
+    world.kin(["run", "--private", "--", "true"]).run().exits(0);
+}
+
+#[test]
+fn a_private_mount_wants_no_fusermount3() {
+    let world = laid();
+    world.kin(["stop"]).run().exits(0);
+    let without = |command: &str| {
+        let script = format!(
+            "for each in /usr/bin/fusermount3 /usr/bin/fusermount; do
+                if [ -f $each ]; then mount --bind /dev/null $each; fi
+            done
+            exec unshare --user --map-user=1000 --map-group=1000 -- \"$1\" {command}"
+        );
+        let root = [
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-ec",
+            &script,
+            "sh",
+        ];
+        world.other("unshare", root).args([binary()]).run()
+    };
+    let output = without("run --private -- cat .env").exits(0);
+    assert_eq!(output.stdout, database(&world), "{output}");
+    // Whoever has no mount of its own is told what is missing.
+    let refused = without("run -- true").refuses(6, &["fuse"]);
+    assert!(refused.stderr.contains("--private"), "{refused}");
+    world.kin(["stop"]).run().exits(0);
+    assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
+}
