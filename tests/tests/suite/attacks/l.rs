@@ -360,15 +360,14 @@ fn l13_four_processes_share_one_row_of_numbers() {
     let members: Vec<_> = (0..4).map(|_| world.member(&[])).collect();
     let before = world.audit().len();
     let file = world.file(DATABASE);
-    std::thread::scope(|scope| {
-        for member in &members {
-            let file = file.clone();
-            scope.spawn(move || {
-                let counts = member.ask("burst", json!({ "path": file, "times": 5000 })).expect("a burst");
-                assert_eq!(counts, json!({ "0": 5000 }));
-            });
-        }
+    let bursts = members.into_iter().map(|member| {
+        let file = file.clone();
+        std::thread::spawn(move || (member.ask("burst", json!({ "path": file, "times": 5000 })), member))
     });
+    for burst in bursts.collect::<Vec<_>>() {
+        let (counts, _member) = burst.join().expect("no panic");
+        assert_eq!(counts, Ok(json!({ "0": 5000 })));
+    }
     let records = world.audit();
     let allowed = record::of(&records, "open.allow");
     let tgids: BTreeSet<_> = allowed.iter().filter_map(|line| record::tgid(line)).collect();
