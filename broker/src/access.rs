@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kin_policy::{
     Action, Decision, Denial, DirectoryName, Ending, Exe, FileName, GrantId, Lineage, Namespaces, Permit,
-    Reach, Reader, Request, Tid, Unidentified, decide,
+    Reach, Reader, Reference, Request, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
@@ -176,9 +176,12 @@ impl Broker {
             return Err(Halt::Unhashed(unhashed));
         }
         let permit = self.permit_of(&judged, caller, project, Some(file), Op::Open)?;
-        let logged = self.log(permit, &judged, caller, file)?;
-        let live = judged.asker.live.ok_or(Refusal::Broken)?;
+        // One snapshot of the vault, so that the version in the record is the one that is unsealed.
         let vault = self.vault().ok_or(Refusal::Missing)?;
+        let reference = permit.reference().cloned().ok_or(Refusal::Broken)?;
+        let version = vault.version(&reference).ok_or(Refusal::Missing)?;
+        let logged = self.log(permit, (&reference, version), &judged, caller, file)?;
+        let live = judged.asker.live.ok_or(Refusal::Broken)?;
         let value = vault.unseal(&logged).map_err(|error| match &*error.code {
             "secret_missing" => Refusal::Missing,
             _ => Refusal::Broken,
@@ -191,6 +194,7 @@ impl Broker {
     fn log(
         &self,
         permit: Permit,
+        (reference, version): (&Reference, u64),
         judged: &Judged,
         caller: Caller,
         file: &FileName,
@@ -198,11 +202,10 @@ impl Broker {
         let (Ok(known), Some(live)) = (&judged.asker.known, &judged.asker.live) else {
             return Err(Refusal::Broken);
         };
-        let reference = permit.reference().cloned().ok_or(Refusal::Broken)?;
         let (program, project) = (known.program(), &live.grant.project);
         let reader = facts(known, &program, caller);
         let (grant, elsewhere) = (live.grant.id, judged.asker.elsewhere());
-        let event = Event::Allow { grant, project, file, reference: &reference, elsewhere, reader };
+        let event = Event::Allow { grant, project, file, reference, version, elsewhere, reader };
         let still_valid = || match judged.asker.decided(Action::Open, project, Some(file)) {
             Decision::Permit(_) => Ok(()),
             Decision::Deny(denial) => Err(denial),

@@ -8,8 +8,8 @@ use crate::audit::{Event, PolicyChange, VaultChange};
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{
-    BindingInfo, BrokerStatus, GrantStatus, Hello, ManifestInfo, MountStatus, PinInfo, Question, Request,
-    SecretInfo, Status, TreeProcess, TrustState, VaultStatus, Withdrawn,
+    AuditStatus, BindingInfo, BrokerStatus, GrantStatus, Hello, ManifestInfo, MountStatus, PinInfo, Question,
+    Remembered, Request, SecretInfo, Status, TreeProcess, TrustState, VaultStatus, Withdrawn,
 };
 use crate::control::{Peer, Reply, document};
 use crate::custody::{Custody, vault_event};
@@ -62,7 +62,14 @@ impl Broker {
             Question::Revoke { grant } => plain(&Withdrawn { grants: self.revoke(grant.as_deref())? }),
             Question::FlushAudit => {
                 self.audit.flush(true);
-                plain(&())
+                // Without an anchor of now a reader compares with one of a second ago.
+                let _ = self.audit.tend(false);
+                let known = self.audit.remembered()?;
+                plain(&known.map(|known| Remembered {
+                    root: known.root,
+                    seq: known.head.seq,
+                    mac: known.head.mac,
+                }))
             }
             Question::Stop => {
                 // The broker's main thread waits for just this signal, whoever sends it.
@@ -231,7 +238,19 @@ impl Broker {
                 path: self.directories.mountpoint(),
                 mounted: crate::mounts::is_mounted(&self.directories.mountpoint()),
             },
+            audit: self.audit_status(),
             grants: grants.iter().filter(|live| live.is_live(now)).map(|live| self.show(live)).collect(),
+        }
+    }
+
+    fn audit_status(&self) -> AuditStatus {
+        let recording = self.audit.recording();
+        let state = if recording.refused > 0 { "refusing" } else { "recording" };
+        AuditStatus {
+            state: state.to_owned(),
+            refused: recording.refused,
+            since: recording.since,
+            reason: recording.error,
         }
     }
 

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::audit::{self, AuditLog, Event};
 use crate::clock;
+use crate::config::Config;
 use crate::custody::Custody;
 use crate::error::{Error, Result};
 use crate::executables::{Executables, Unhashed};
@@ -47,7 +48,9 @@ impl Broker {
     /// # Errors
     /// What the audit log refuses to continue, and what the kernel will not give (descriptors, epoll).
     pub fn new(directories: Directories, identity: Choice) -> Result<Arc<Self>> {
-        let audit = AuditLog::open(&directories.state)?;
+        let config = Config::read(&directories)?;
+        let settings = audit::Settings { sync: config.audit.sync, ..audit::Settings::default() };
+        let audit = AuditLog::open_with(&directories.state, settings)?;
         let running = directories.state.join(RUNNING);
         let unclean = running.exists();
         let grants_lost = if unclean { grants_lost(&directories.state)? } else { 0 };
@@ -123,8 +126,8 @@ impl Broker {
         all.iter().map(|live| live.grant.id).collect()
     }
 
-    /// The recorder's thread: every second, counts of repeated denials that are due, and what is not yet
-    /// on the disk. Returns once the socket has been removed or replaced: nobody can reach this broker then,
+    /// The recorder's thread: every second, counts of repeated denials that are due, what is not yet on
+    /// the disk, seals and anchors. Returns once the socket has been removed or replaced: nobody can reach this broker then,
     /// and another may have taken its place.
     pub fn keep_record(&self) {
         let socket = self.directories.socket();
@@ -132,9 +135,8 @@ impl Broker {
         let own = place();
         while place() == own {
             std::thread::sleep(std::time::Duration::from_secs(1));
-            self.audit.flush(false);
-            // A failed sync leaves the log marked as unsynced: the next second tries again.
-            let _ = self.audit.sync();
+            // What fails is tried again in the next second.
+            let _ = self.audit.tend(false);
         }
     }
 
@@ -149,7 +151,8 @@ impl Broker {
         self.placeholders.release_all();
         self.audit.flush(true);
         let _ = self.record(&Event::BrokerStop { reason });
-        let _ = self.audit.sync();
+        let _ = self.audit.tend(true);
+        self.audit.forget();
         let _ = std::fs::remove_file(self.directories.state.join(RUNNING));
     }
 }
@@ -161,7 +164,7 @@ const RUNNING: &str = "running";
 /// broker that was cut short.
 fn grants_lost(state: &Path) -> Result<u64> {
     let mut open = HashSet::new();
-    audit::query(state, &audit::Filter::default(), |record| match record.event() {
+    audit::query_last_run(state, |record| match record.event() {
         "broker.start" => open.clear(),
         "grant.create" => drop(record.grant().map(|grant| open.insert(grant.into_owned()))),
         "grant.expire" | "grant.revoke" => drop(record.grant().map(|grant| open.remove(&*grant))),

@@ -114,6 +114,8 @@ impl Broker {
                 reason: Some("trust_unauthenticated"),
             })?;
         }
+        // The vault opens whatever became of the record: what it remembers is compared, and recorded.
+        let _ = self.audit.remember(&identity);
         let opened = Arc::new(Opened {
             vault: Arc::new(vault),
             trust: Arc::new(Mutex::new(trust)),
@@ -129,6 +131,7 @@ impl Broker {
         let ended = self.withdraw_all(Ending::Locked);
         *self.custody.write() = Custody::Locked;
         let _ = self.record(&vault_event(VaultChange::Lock, None, None));
+        self.audit.forget();
         ended
     }
 

@@ -6,6 +6,7 @@ mod answer;
 pub mod audit;
 mod broker;
 pub mod clock;
+pub mod config;
 pub mod control;
 mod custody;
 mod delivery;

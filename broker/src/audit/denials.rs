@@ -153,7 +153,7 @@ impl AuditLog {
     fn write_due(&self, due: Vec<Due>) {
         let mut due = due.into_iter();
         while let Some(next) = due.next() {
-            if self.append_again(next.name(), &|out| next.write(out)).is_err() {
+            if self.append_again(next.name(), &mut |_, _, out| next.write(&mut Members(out))).is_err() {
                 let mut denials = self.denials.lock();
                 std::iter::once(next).chain(due).for_each(|due| denials.put_back(due));
                 return;

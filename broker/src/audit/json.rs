@@ -63,6 +63,13 @@ impl Members<'_> {
         self.raw(key, if flag { b"true" } else { b"false" });
     }
 
+    /// Bytes, as a text of lower-case hexadecimal digits.
+    pub(super) fn hexadecimal(&mut self, key: &str, bytes: &[u8]) {
+        self.raw(key, b"\"");
+        hex(self.0, bytes);
+        self.0.push(b'"');
+    }
+
     /// Nothing.
     pub(super) fn null(&mut self, key: &str) {
         self.raw(key, b"null");

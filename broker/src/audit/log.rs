@@ -1,7 +1,8 @@
 //! How does a record come to stand in the log, whole and in order?
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
@@ -10,32 +11,61 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::anchor::Head;
 use super::chain::{self, Key, MAX_LINE, Tag};
 use super::denials::Denials;
+use super::fault::{Fault, Recording};
 use super::json::Members;
+use super::keeper::{self, Keeper};
 use super::logged::Logged;
 use super::record::{Denied, Event};
-use super::storage::{self, LogFile, Storage};
-use super::tail;
+use super::storage::{LogFile, Storage};
+use crate::config::Sync;
 use crate::error::{Class, Error, Result};
 
 /// How long an append waits for another that is stuck in the kernel.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes after which a segment ends, and the next begins.
+const SEGMENT: u64 = 16 << 20;
+
+thread_local! {
+    /// The fields of the record that this thread writes; kept for its room.
+    static FIELDS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// When a record is on the disk.
+    pub sync: Sync,
+    /// Bytes after which a segment ends.
+    pub segment: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { sync: Sync::default(), segment: SEGMENT }
+    }
+}
 
 /// The append-only, chained record of one broker.
 pub struct AuditLog {
+    pub(super) dir: PathBuf,
+    pub(super) settings: Settings,
     // Outside the lock: a sync must not hold up appends.
-    storage: Box<dyn Storage>,
-    head: Mutex<Head>,
+    pub(super) storage: Box<dyn Storage>,
+    head: Mutex<Position>,
     pub(super) denials: Mutex<Denials>,
+    pub(super) keeper: Mutex<Keeper>,
     /// Somebody waited in vain: nobody else waits until the lock has been released.
     stalled: AtomicBool,
-    dirty: AtomicBool,
+    pub(super) dirty: AtomicBool,
     fault: Fault,
 }
 
 /// The end of the chain.
-struct Head {
+struct Position {
     key: Key,
     mac: Tag,
     seq: u64,
@@ -45,7 +75,10 @@ struct Head {
     lines: Vec<u8>,
 }
 
-impl Head {
+/// Writes the fields of a record, which has this number and follows one with this MAC.
+pub(super) type Fields<'a> = &'a mut dyn FnMut(u64, &Tag, &mut Vec<u8>);
+
+impl Position {
     /// Begins anew behind the last record.
     fn begin(&mut self) -> (u64, Tag) {
         self.lines.clear();
@@ -53,21 +86,14 @@ impl Head {
     }
 
     /// Adds the line that follows the one with this number and MAC.
-    fn add(&mut self, (seq, mac): (u64, Tag), name: &str, fields: &dyn Fn(&mut Members<'_>)) -> (u64, Tag) {
+    fn add(&mut self, (seq, mac): (u64, Tag), name: &str, fields: Fields<'_>) -> (u64, Tag) {
         let start = self.lines.len();
         chain::begin(&mut self.lines, seq + 1, SystemTime::now(), name);
-        fields(&mut Members(&mut self.lines));
+        fields(seq + 1, &mac, &mut self.lines);
         let mac = self.key.seal(&mut self.lines, start, &mac);
         debug_assert!(self.lines.len() - start <= MAX_LINE, "a record of {} bytes", self.lines.len());
         (seq + 1, mac)
     }
-}
-
-/// What `audit.fault` will say: the last error, and the records refused since the last that succeeded.
-#[derive(Default)]
-struct Fault {
-    errno: AtomicI32,
-    refused: AtomicU64,
 }
 
 /// Why something does not stand in the record. Nothing that depends on it may happen.
@@ -112,29 +138,38 @@ impl From<NotLogged> for Error {
 }
 
 impl AuditLog {
-    /// Opens the log in `dir`, or begins it; cuts off and records a last line torn by a crash. Makes
+    /// Opens the log in `dir`, or begins it; cuts off and records lines torn by a crash. Makes
     /// this process ignore SIGXFSZ, which would kill it where EFBIG is an error like others.
     ///
     /// # Errors
     /// `unsafe_file` for a log or key that others could have put there or can read, `audit_broken`
-    /// where the last record is not what was written, `already_running` where another process has the
-    /// log, and storage errors.
+    /// where the records since the last anchor are not what was written, `audit_truncated` where they are
+    /// fewer than there were, `already_running` where another process has the log, and storage errors.
     pub fn open(dir: &Path) -> Result<Self> {
+        Self::open_with(dir, Settings::default())
+    }
+
+    /// As [`Self::open`], written as `settings` say.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(dir: &Path, settings: Settings) -> Result<Self> {
         // A write beyond RLIMIT_FSIZE is to fail with EFBIG instead (setrlimit(2)).
         crate::sys::process::ignore(Signal::SIGXFSZ)
             .map_err(|errno| Error::internal("ignore SIGXFSZ", errno))?;
         let log = LogFile::open(dir)?;
-        let size = log.file().metadata().map_err(|error| Error::storage("look at the audit log", &error))?;
-        let key = storage::load_or_make_key(dir, size.len() == 0)?;
-        let last = tail::last_record(log.file(), &key)?;
+        let (key, keeper, last) = keeper::resume(dir)?;
         if last.partial > 0 {
             log.cut(last.partial).map_err(|error| Error::storage("cut the audit log", &error))?;
         }
-        let lines = Vec::with_capacity(MAX_LINE);
+        let lines = Vec::with_capacity(2 * MAX_LINE);
         let opened = Self {
+            dir: dir.to_owned(),
+            settings,
             storage: Box::new(log),
-            head: Mutex::new(Head { key, mac: last.mac, seq: last.seq, torn: 0, lines }),
+            head: Mutex::new(Position { key, mac: last.head.mac, seq: last.head.seq, torn: 0, lines }),
             denials: Mutex::default(),
+            keeper: Mutex::new(keeper),
             stalled: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             fault: Fault::default(),
@@ -150,8 +185,11 @@ impl AuditLog {
     /// # Errors
     /// [`NotLogged::Failed`] and [`NotLogged::Stalled`]; the log is then as it was before.
     pub fn append(&self, event: &Event<'_>) -> Result<u64, NotLogged> {
-        let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
-        self.put(&mut head, event.name(), &|out| event.write(out)).inspect_err(|_| self.fault.one_more())
+        let seq = rendered(event, |fields| {
+            let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
+            self.put(&mut head, event.name(), fields).inspect_err(|_| self.fault.one_more())
+        })?;
+        self.make_durable().map(|()| seq)
     }
 
     /// Writes the record of a permit's use. `still_valid` is asked under the lock that orders all
@@ -167,12 +205,14 @@ impl AuditLog {
         still_valid: impl FnOnce() -> Result<(), Denial>,
         written: impl FnOnce(),
     ) -> Result<Logged<Permit>, NotLogged> {
-        let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
-        still_valid().map_err(NotLogged::Denied)?;
-        let seq = self
-            .put(&mut head, event.name(), &|out| event.write(out))
-            .inspect_err(|_| self.fault.one_more())?;
-        written();
+        let seq = rendered(event, |fields| {
+            let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
+            still_valid().map_err(NotLogged::Denied)?;
+            let seq = self.put(&mut head, event.name(), fields).inspect_err(|_| self.fault.one_more())?;
+            written();
+            Ok(seq)
+        })?;
+        self.make_durable()?;
         Ok(Logged::new(permit, seq))
     }
 
@@ -188,8 +228,7 @@ impl AuditLog {
         self.flush_at(all, Instant::now());
     }
 
-    /// Makes all records durable. To be called from a ticking thread; costs nothing where there is
-    /// nothing new.
+    /// Makes all records durable; costs nothing where there is nothing new. [`Self::tend`] does it too.
     ///
     /// # Errors
     /// A storage error of fdatasync(2), which `audit.fault` will name too.
@@ -204,6 +243,23 @@ impl AuditLog {
         })
     }
 
+    /// Where each record is to be on the disk before anything depends on it, waits for that.
+    fn make_durable(&self) -> Result<(), NotLogged> {
+        if self.settings.sync == Sync::Group {
+            return Ok(());
+        }
+        self.storage.sync().map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            self.fault.refuse(errno);
+            NotLogged::Failed { errno }
+        })
+    }
+
+    /// Whether the record is being written.
+    pub fn recording(&self) -> Recording {
+        self.fault.recording()
+    }
+
     /// The last record's number; 0 before the first. A log that ends earlier was cut.
     ///
     /// # Errors
@@ -212,13 +268,26 @@ impl AuditLog {
         self.lock().map(|head| head.seq)
     }
 
+    /// The last record.
+    pub(super) fn position(&self) -> Result<Head, NotLogged> {
+        self.lock().map(|head| Head { seq: head.seq, mac: head.mac })
+    }
+
     /// Writes a record whose failure refuses nothing, because it is tried again.
-    pub(super) fn append_again(
-        &self,
-        name: &str,
-        fields: &dyn Fn(&mut Members<'_>),
-    ) -> Result<u64, NotLogged> {
+    pub(super) fn append_again(&self, name: &str, fields: Fields<'_>) -> Result<u64, NotLogged> {
         self.put(&mut *self.lock()?, name, fields)
+    }
+
+    /// Ends the segment: what is written from now on goes to the next.
+    pub(super) fn rotate(&self) -> Result<()> {
+        let head = self.lock()?;
+        if head.torn == 0 {
+            self.storage
+                .rotate()
+                .map_err(|error| Error::storage("begin a segment of the audit log", &error))?;
+            self.dirty.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Puts something between the log and its file.
@@ -227,7 +296,7 @@ impl AuditLog {
         Self { storage: wrap(self.storage), ..self }
     }
 
-    fn lock(&self) -> Result<MutexGuard<'_, Head>, NotLogged> {
+    fn lock(&self) -> Result<MutexGuard<'_, Position>, NotLogged> {
         let patience = if self.stalled.load(Ordering::Acquire) { Duration::ZERO } else { PATIENCE };
         match self.head.try_lock_for(patience) {
             Some(head) => {
@@ -243,7 +312,7 @@ impl AuditLog {
 
     /// Writes one record, and with it what failed before, where something did: a fault is told together
     /// with the first success.
-    fn put(&self, head: &mut Head, name: &str, fields: &dyn Fn(&mut Members<'_>)) -> Result<u64, NotLogged> {
+    fn put(&self, head: &mut Position, name: &str, fields: Fields<'_>) -> Result<u64, NotLogged> {
         let refused = self.fault.refused.load(Ordering::Acquire);
         let errno = self.fault.errno.swap(0, Ordering::AcqRel);
         let mut end = head.begin();
@@ -251,7 +320,7 @@ impl AuditLog {
             // Those who waited in vain count without the lock, and so may come between the two.
             let error = Errno::from_raw(if errno == 0 { libc::ETIMEDOUT } else { errno });
             let event = Event::AuditFault { error: &format!("{error:?}"), refused };
-            end = head.add(end, event.name(), &|out| event.write(out));
+            end = head.add(end, event.name(), &mut |_, _, out| event.write(&mut Members(out)));
         }
         end = head.add(end, name, fields);
         let done = self.write(head);
@@ -267,7 +336,7 @@ impl AuditLog {
     }
 
     /// Writes the lines of `head`, all or none.
-    fn write(&self, head: &mut Head) -> Result<(), i32> {
+    fn write(&self, head: &mut Position) -> Result<(), i32> {
         self.cut_torn(head)?;
         self.write_all(&head.lines).map_err(|(written, errno)| {
             head.torn = written;
@@ -291,7 +360,7 @@ impl AuditLog {
         Ok(())
     }
 
-    fn cut_torn(&self, head: &mut Head) -> Result<(), i32> {
+    fn cut_torn(&self, head: &mut Position) -> Result<(), i32> {
         if head.torn > 0 {
             self.storage.cut(head.torn).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
             head.torn = 0;
@@ -300,19 +369,14 @@ impl AuditLog {
     }
 }
 
-impl Fault {
-    fn seen(&self, errno: i32) {
-        self.errno.store(errno, Ordering::Release);
-    }
-
-    fn one_more(&self) {
-        self.refused.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn refuse(&self, errno: i32) {
-        self.one_more();
-        self.seen(errno);
-    }
+/// The fields are written before the log is locked.
+fn rendered<T>(event: &Event<'_>, then: impl FnOnce(Fields<'_>) -> T) -> T {
+    let mut fields = FIELDS.take();
+    fields.clear();
+    event.write(&mut Members(&mut fields));
+    let done = then(&mut |_, _, out| out.extend_from_slice(&fields));
+    FIELDS.set(fields);
+    done
 }
 
 impl fmt::Debug for AuditLog {

@@ -9,7 +9,7 @@ use kin_policy::{Ending, Reference};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::super::testing::{self, Fault, Faulty, Scene, denials, events, lines};
-use super::super::verify;
+use super::super::{storage, verify};
 use super::*;
 
 const REVOKED: Denial = Denial::Ended(Ending::Revoked);
@@ -378,6 +378,12 @@ fn a_sync_happens_only_when_there_is_something_new() {
         }
         fn cut(&self, bytes: u64) -> io::Result<()> {
             self.0.cut(bytes)
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn rotate(&self) -> io::Result<()> {
+            self.0.rotate()
         }
         fn sync(&self) -> io::Result<()> {
             match self.1.fetch_add(1, Ordering::SeqCst) {

@@ -1,13 +1,21 @@
 //! The record: who was delivered what, written before it was, chained so that no line can be changed
 //! unseen.
 
+mod anchor;
+mod blocks;
 mod chain;
 mod denials;
+mod fault;
 mod json;
+mod keeper;
 mod log;
 mod logged;
+#[cfg(test)]
+mod power_tests;
 mod query;
 mod record;
+mod remembered;
+mod seals;
 mod storage;
 mod tail;
 #[cfg(test)]
@@ -15,9 +23,12 @@ mod testing;
 mod verify;
 mod when;
 
-pub use log::{AuditLog, NotLogged};
+pub use anchor::Head;
+pub use fault::Recording;
+pub use log::{AuditLog, NotLogged, Settings};
 pub use logged::Logged;
-pub use query::{Filter, Queried, Record, query};
+pub use query::{Filter, Queried, Record, parsed, query, query_last_run, query_lines};
 pub use record::{Ancestry, Denied, Event, Op, PolicyChange, ReaderFacts, VaultChange};
-pub use verify::{Verified, verify};
+pub use remembered::Remembered;
+pub use verify::{Verified, verify, verify_against};
 pub use when::parse_time;

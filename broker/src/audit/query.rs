@@ -1,15 +1,16 @@
 //! Which records does somebody want to see?
 
 use std::borrow::Cow;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
 use kin_policy::{DirectoryName, Reference};
+use memchr::memmem::{self, Finder};
 use serde::Deserialize;
 
-use super::chain::{MAX_LINE, Shape};
+use super::blocks::{self, Blocks};
+use super::chain::Shape;
 use super::{json, storage};
 use crate::error::{Class, Error, Result};
 
@@ -18,10 +19,16 @@ use crate::error::{Class, Error, Result};
 pub struct Filter {
     /// Of this secret.
     pub reference: Option<Reference>,
+    /// Of this version of it: deliveries alone.
+    pub version: Option<u64>,
     /// Of this project, by its directory in the mount.
     pub project: Option<DirectoryName>,
     /// Of grants whose id begins with these hexadecimal digits.
     pub grant: Option<String>,
+    /// Of this consumer: the reader's name, its program's path or file name, or a grant's command.
+    pub consumer: Option<String>,
+    /// Of this event: `open.allow`.
+    pub event: Option<String>,
     /// Not before.
     pub since: Option<Timestamp>,
     /// Not after.
@@ -35,7 +42,7 @@ pub struct Filter {
 pub struct Queried {
     /// Records that were shown.
     pub matched: u64,
-    /// Lines that are no records; [`verify`](super::verify()) says more.
+    /// Lines that were looked at and are no records; [`verify`](super::verify()) says more.
     pub skipped: u64,
 }
 
@@ -63,8 +70,12 @@ struct Fields<'a> {
     program: Option<Text<'a>>,
     reason: Option<Text<'a>>,
     error: Option<Text<'a>>,
+    version: Option<serde_json::Value>,
     tgid: Option<u32>,
-    root: Option<u32>,
+    start: Option<u64>,
+    root: Option<serde_json::Value>,
+    root_start: Option<u64>,
+    chain: Option<Vec<(u32, u64)>>,
     peer: Option<u32>,
     count: Option<u64>,
     readers: Option<u64>,
@@ -122,7 +133,33 @@ impl<'a> Record<'a> {
 
     /// The process: the reader, a grant's root, or who asked on the socket.
     pub fn pid(&self) -> Option<u32> {
-        self.fields.tgid.or(self.fields.root).or(self.fields.peer)
+        self.fields.tgid.or(self.root().map(|root| root.0)).or(self.fields.peer)
+    }
+
+    /// The reader's process: its pid, and its start in clock ticks since boot.
+    pub fn process(&self) -> Option<(u32, u64)> {
+        self.fields.tgid.zip(self.fields.start)
+    }
+
+    /// The root of a grant that was made: its pid and start.
+    pub fn root(&self) -> Option<(u32, u64)> {
+        let pid = self.fields.root.as_ref().and_then(serde_json::Value::as_u64)?;
+        u32::try_from(pid).ok().zip(self.fields.root_start)
+    }
+
+    /// The reader's ancestors, the parent first, each with its pid and start.
+    pub fn chain(&self) -> &[(u32, u64)] {
+        self.fields.chain.as_deref().unwrap_or_default()
+    }
+
+    /// The version of the secret that was delivered.
+    pub fn version(&self) -> Option<u64> {
+        self.fields.version.as_ref().and_then(serde_json::Value::as_u64)
+    }
+
+    /// Whether it is a denial.
+    pub fn is_denial(&self) -> bool {
+        is_denial(self.fields.event.as_bytes())
     }
 
     /// The reader's program file.
@@ -176,28 +213,61 @@ fn shown<'a>(text: Option<&'a Text<'_>>) -> Option<Cow<'a, str>> {
 /// # Errors
 /// `bad_grant` for a beginning of a grant's id that is none; `unsafe_file` and storage errors.
 pub fn query(dir: &Path, filter: &Filter, mut each: impl FnMut(&Record<'_>)) -> Result<Queried> {
+    let mut skipped = 0;
+    let mut queried = query_lines(dir, filter, |line| match parsed(line, &mut each) {
+        true => {}
+        false => skipped += 1,
+    })?;
+    queried.matched -= skipped;
+    queried.skipped += skipped;
+    Ok(queried)
+}
+
+/// Shows a record's line to `each` as a record; `false` where it is none.
+pub fn parsed(line: &str, each: impl FnOnce(&Record<'_>)) -> bool {
+    let Ok(fields) = serde_json::from_str::<Fields<'_>>(line) else { return false };
+    each(&Record { json: line, fields: &fields });
+    true
+}
+
+/// As [`query`], each line as it stands in the log: printable ASCII, read by position alone.
+///
+/// # Errors
+/// As [`query`].
+pub fn query_lines(dir: &Path, filter: &Filter, mut each: impl FnMut(&str)) -> Result<Queried> {
     let sieve = Sieve::new(filter)?;
     let mut queried = Queried::default();
-    let Some(log) = storage::open_log(dir)? else {
-        return Ok(queried);
-    };
-    let mut log = BufReader::with_capacity(256 * 1024, log);
-    let mut line = Vec::with_capacity(MAX_LINE + 1);
-    let failed = |error: std::io::Error| Error::storage("read the audit log", &error);
-    loop {
-        line.clear();
-        (&mut log).take(MAX_LINE as u64).read_until(b'\n', &mut line).map_err(failed)?;
-        if line.last() == Some(&b'\n') {
-            line.pop();
-            sieve.pass(&line, &mut queried, &mut each);
-        } else if line.len() < MAX_LINE {
-            // The end, or a record that is being written.
-            return Ok(queried);
-        } else {
-            queried.skipped += 1;
-            log.skip_until(b'\n').map_err(failed)?;
+    for segment in storage::segments(dir)? {
+        let mut blocks = Blocks::new(&segment.file);
+        while let Some(block) = blocks.next().map_err(|error| Error::storage("read the audit log", &error))? {
+            sieve.through(block, &mut queried, &mut each);
         }
     }
+    Ok(queried)
+}
+
+/// Shows each record since the broker last started.
+///
+/// # Errors
+/// `unsafe_file` and storage errors.
+pub fn query_last_run(dir: &Path, mut each: impl FnMut(&Record<'_>)) -> Result<()> {
+    let segments = storage::segments(dir)?;
+    let mut texts = Vec::new();
+    for segment in segments.iter().rev() {
+        let bytes = segment.read()?;
+        let start = memmem::rfind(&bytes, b"\"event\":\"broker.start\"");
+        let begin = start.map(|at| memchr::memrchr(b'\n', &bytes[..at]).map_or(0, |before| before + 1));
+        texts.push((bytes, begin.unwrap_or(0)));
+        if begin.is_some() {
+            break;
+        }
+    }
+    for (bytes, begin) in texts.iter().rev() {
+        for line in blocks::lines(&bytes[*begin..]).filter_map(printable) {
+            parsed(line, &mut each);
+        }
+    }
+    Ok(())
 }
 
 /// A filter, ready to look at raw lines.
@@ -206,7 +276,7 @@ struct Sieve<'f> {
     grant: Option<String>,
     since: Option<[u8; json::TIME_LEN]>,
     until: Option<[u8; json::TIME_LEN]>,
-    needles: Vec<String>,
+    needles: Vec<Finder<'static>>,
 }
 
 impl<'f> Sieve<'f> {
@@ -217,52 +287,94 @@ impl<'f> Sieve<'f> {
                 .hint("`kin status` and `kin audit` show ids"));
         }
         let mut needles = Vec::new();
+        needles.extend(filter.consumer.as_ref().map(|name| escaped(name)));
+        needles.extend(grant.as_ref().map(|prefix| format!("\"grant\":\"{prefix}")));
         needles.extend(filter.reference.as_ref().map(|name| format!("\"reference\":\"{name}\"")));
         needles.extend(filter.project.as_ref().map(|name| format!("\"project\":\"{name}\"")));
-        needles.extend(grant.as_ref().map(|prefix| format!("\"grant\":\"{prefix}")));
+        needles.extend(filter.version.map(|version| format!("\"version\":{version},")));
+        needles.extend(filter.event.as_ref().map(|name| format!("\"event\":{}", escaped_whole(name))));
+        let needles = needles.iter().map(|needle| Finder::new(needle).into_owned()).collect();
         let text = |time: Timestamp| json::utc(SystemTime::from(time));
         let (since, until) = (filter.since.map(text), filter.until.map(text));
         Ok(Self { filter, grant, since, until, needles })
     }
 
-    fn pass(&self, line: &[u8], queried: &mut Queried, each: &mut impl FnMut(&Record<'_>)) {
+    /// Only lines with the first needle are looked at, where there is one.
+    fn through(&self, block: &[u8], queried: &mut Queried, each: &mut impl FnMut(&str)) {
+        let Some(first) = self.needles.first() else {
+            return blocks::lines(block).for_each(|line| self.pass(line, queried, each));
+        };
+        let mut from = 0;
+        while let Some(at) =
+            block.get(from..).filter(|rest| !rest.is_empty()).and_then(|rest| first.find(rest))
+        {
+            let (line, next) = blocks::line_around(block, from + at);
+            self.pass(line, queried, each);
+            from = next;
+        }
+    }
+
+    fn pass(&self, line: &[u8], queried: &mut Queried, each: &mut impl FnMut(&str)) {
         let Some((shape, text)) = Shape::read(line).zip(printable(line)) else {
             queried.skipped += 1;
             return;
         };
-        if !self.may_pass(&shape, text) {
-            return;
-        }
-        match serde_json::from_str::<Fields<'_>>(text) {
-            Err(_) => queried.skipped += 1,
-            Ok(fields) if self.passes(&fields) => {
-                queried.matched += 1;
-                each(&Record { json: text, fields: &fields });
-            }
-            Ok(_) => {}
+        if self.may_pass(&shape, line) && self.passes(&shape, text) {
+            queried.matched += 1;
+            each(text);
         }
     }
 
-    /// A cheap look; what it lets pass is looked at again.
-    fn may_pass(&self, shape: &Shape<'_>, line: &str) -> bool {
+    fn may_pass(&self, shape: &Shape<'_>, line: &[u8]) -> bool {
         let time = shape.time.as_bytes();
         self.since.is_none_or(|since| time >= &since[..])
             && self.until.is_none_or(|until| time <= &until[..])
             && (!self.filter.denied || shape.event.split(|byte| *byte == b'"').next().is_some_and(is_denial))
-            && self.needles.iter().all(|needle| line.contains(needle.as_str()))
+            && self.needles.iter().all(|needle| needle.find(line).is_some())
     }
 
-    fn passes(&self, fields: &Fields<'_>) -> bool {
+    /// A text between quotes cannot hold a quote that is not escaped, so a needle with a key is that
+    /// member, except where a record has an object inside: a grant's bindings.
+    fn passes(&self, shape: &Shape<'_>, text: &str) -> bool {
+        let exact = self.filter.consumer.is_none() && !shape.event.starts_with(b"grant.create\"");
+        if exact || self.needles.is_empty() {
+            return true;
+        }
+        serde_json::from_str::<Fields<'_>>(text).is_ok_and(|fields| self.fits(&fields))
+    }
+
+    fn fits(&self, fields: &Fields<'_>) -> bool {
         let same = |field: &Option<Text<'_>>, wanted: Option<&str>| match wanted {
             None => true,
             Some(wanted) => field.as_ref().is_some_and(|text| text.0 == wanted),
         };
         same(&fields.reference, self.filter.reference.as_ref().map(Reference::as_str))
             && same(&fields.project, self.filter.project.as_ref().map(DirectoryName::as_str))
+            && self.filter.event.as_deref().is_none_or(|event| fields.event == event)
+            && self.filter.version.is_none_or(|version| fields.version == Some(version.into()))
+            && self.filter.consumer.as_deref().is_none_or(|name| is_consumer(fields, name))
             && self.grant.as_ref().is_none_or(|prefix| {
                 fields.grant.as_ref().is_some_and(|grant| grant.0.starts_with(prefix.as_str()))
             })
     }
+}
+
+fn is_consumer(fields: &Fields<'_>, name: &str) -> bool {
+    let file_name = |path: &str| path.rsplit('/').next() == Some(name);
+    let is = |text: &Option<Text<'_>>| text.as_ref().is_some_and(|text| text.0 == name || file_name(&text.0));
+    is(&fields.comm) || is(&fields.exe) || is(&fields.program)
+}
+
+/// The text as it stands between quotes in the log.
+fn escaped(text: &str) -> String {
+    let quoted = escaped_whole(text);
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+fn escaped_whole(text: &str) -> String {
+    let mut quoted = Vec::new();
+    json::quoted(&mut quoted, text.as_bytes(), usize::MAX);
+    String::from_utf8_lossy(&quoted).into_owned()
 }
 
 fn is_denial(event: &[u8]) -> bool {

@@ -161,3 +161,74 @@ proptest! {
         let _ = super::super::verify(dir.path());
     }
 }
+
+#[test]
+fn a_consumer_is_found_by_its_name_its_program_or_its_command() {
+    let dir = sample();
+    for name in ["cat", "/usr/bin/cat"] {
+        let consumer = Some(name.to_owned());
+        assert_eq!(seqs(dir.path(), &Filter { consumer, ..Filter::default() }), [2, 3, 4], "{name}");
+    }
+    for name in ["ca", "bin", "usr/bin/cat", "api", "\u{1b}\"", ""] {
+        let consumer = Some(name.to_owned());
+        assert!(seqs(dir.path(), &Filter { consumer, ..Filter::default() }).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn versions_and_events_are_filters_too() {
+    let dir = sample();
+    let version = |version| Filter { version: Some(version), ..Filter::default() };
+    assert_eq!(seqs(dir.path(), &version(3)), [2]);
+    assert!(seqs(dir.path(), &version(30)).is_empty());
+    let event = |name: &str| Filter { event: Some(name.into()), ..Filter::default() };
+    assert_eq!(seqs(dir.path(), &event("vault.write")), [5]);
+    assert!(seqs(dir.path(), &event("vault")).is_empty());
+}
+
+#[test]
+fn a_grants_bindings_are_no_fields_of_its_record() {
+    let (dir, scene) = (testing::dir(), Scene::new());
+    let log = AuditLog::open(dir.path()).unwrap();
+    let binding = kin_policy::Binding::plain(scene.reference.clone());
+    let names = ["A", "project", "reference", "version"];
+    let bindings = names.map(|name| (kin_policy::FileName::new(name).unwrap(), binding.clone()));
+    log.append(&Event::GrantCreate {
+        grant: scene.grant,
+        project: &scene.project,
+        directory: Path::new("/p"),
+        bindings: &bindings.into_iter().collect(),
+        root: testing::process(100, 9),
+        program: std::ffi::OsStr::new("./server"),
+        ttl_ms: None,
+        limits: kin_policy::Limits::default(),
+    })
+    .unwrap();
+    let reference = Some(scene.reference.clone());
+    assert!(seqs(dir.path(), &Filter { reference, ..Filter::default() }).is_empty());
+    let consumer = Some("server".to_owned());
+    assert_eq!(seqs(dir.path(), &Filter { consumer, ..Filter::default() }), [1]);
+    query(dir.path(), &Filter::default(), |record| {
+        assert_eq!((record.root(), record.pid(), record.version()), (Some((100, 9)), Some(100), None));
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_last_run_begins_with_the_last_start_whatever_segments_came_since() {
+    let (dir, scene) = (testing::dir(), Scene::new());
+    let settings = super::super::Settings { segment: 2000, ..Default::default() };
+    let log = AuditLog::open_with(dir.path(), settings).unwrap();
+    let start = Event::BrokerStart { version: "1", unclean: false, grants_lost: 0 };
+    for _ in 0..2 {
+        log.append(&start).unwrap();
+        for _ in 0..10 {
+            log.append(&scene.allow()).unwrap();
+            log.tend(false).unwrap();
+        }
+    }
+    assert!(super::super::verify(dir.path()).unwrap().segments >= 4);
+    let mut seen = Vec::new();
+    query_last_run(dir.path(), |record| seen.push(record.seq())).unwrap();
+    assert_eq!(seen, (12..=22).collect::<Vec<_>>());
+}

@@ -9,7 +9,7 @@ use kin_policy::{
     Binding, DirectoryName, Ending, FileName, GrantId, Limits, Pid, Process, ProjectName, Reference, Tid,
 };
 
-use super::json::{self, Members};
+use super::json::Members;
 
 /// Ancestors that a record keeps; of the others it gives the number.
 const ANCESTORS: usize = 64;
@@ -82,6 +82,8 @@ pub enum Event<'a> {
         file: &'a FileName,
         /// The secret that is delivered.
         reference: &'a Reference,
+        /// The version of it.
+        version: u64,
         /// The reader is in other namespaces than its grant, which the binding allows.
         elsewhere: bool,
         /// Who asked.
@@ -129,6 +131,16 @@ pub enum Event<'a> {
     AuditRecover {
         /// Its length.
         cut_bytes: u64,
+    },
+    /// `audit.anchor`: the vault remembers this record's beginning from now on.
+    AuditAnchor {
+        /// The public half of the first sealing key, hexadecimal.
+        root: &'a str,
+    },
+    /// `audit.reject`: the record is not the one that the vault remembers.
+    AuditReject {
+        /// Why.
+        reason: &'a str,
     },
     /// `mount.lost`
     MountLost,
@@ -271,6 +283,8 @@ impl Event<'_> {
             Self::SockDeny { .. } => "sock.deny",
             Self::AuditFault { .. } => "audit.fault",
             Self::AuditRecover { .. } => "audit.recover",
+            Self::AuditAnchor { .. } => "audit.anchor",
+            Self::AuditReject { .. } => "audit.reject",
             Self::MountLost => "mount.lost",
         }
     }
@@ -291,11 +305,12 @@ impl Event<'_> {
                     out.word("reason", ending.as_str());
                 }
             }
-            Self::Allow { grant, project, file, reference, elsewhere, reader } => {
+            Self::Allow { grant, project, file, reference, version, elsewhere, reader } => {
                 out.word("op", Op::Open.as_str());
                 out.word("project", project.as_str());
                 out.text("file", file.as_str().as_bytes(), FILE);
                 out.word("reference", reference.as_str());
+                out.number("version", version);
                 write_grant_id(out, Some(grant));
                 if elsewhere {
                     out.flag("other_namespace", true);
@@ -322,6 +337,8 @@ impl Event<'_> {
                 out.number("refused", refused);
             }
             Self::AuditRecover { cut_bytes } => out.number("cut_bytes", cut_bytes),
+            Self::AuditAnchor { root } => out.text("root", root.as_bytes(), NAME),
+            Self::AuditReject { reason } => out.text("reason", reason.as_bytes(), NAME),
             Self::MountLost => {}
         }
     }
@@ -437,11 +454,7 @@ pub(super) fn write_crowd(
 fn write_grant_id(out: &mut Members<'_>, grant: Option<GrantId>) {
     match grant {
         None => out.null("grant"),
-        Some(grant) => {
-            out.raw("grant", b"\"");
-            json::hex(out.0, grant.as_bytes());
-            out.0.push(b'"');
-        }
+        Some(grant) => out.hexadecimal("grant", grant.as_bytes()),
     }
 }
 

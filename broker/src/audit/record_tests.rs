@@ -154,7 +154,15 @@ proptest! {
             (FileName::new(name).unwrap(), binding.clone())
         }).collect();
         for event in [
-            Event::Allow { grant, project: &project, file: &file, reference: &reference, elsewhere: true, reader },
+            Event::Allow {
+                grant,
+                project: &project,
+                file: &file,
+                reference: &reference,
+                version: u64::MAX,
+                elsewhere: true,
+                reader,
+            },
             Event::GrantCreate {
                 grant,
                 project: &project,

@@ -101,7 +101,8 @@ fn l00_a_record_needs_no_vault_and_its_key_stays() {
     assert_eq!(verify(dir.path()).unwrap().records, 2);
     let mut files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
     files.sort();
-    assert_eq!(files, ["audit.jsonl", "audit.key"]);
+    let own = ["audit.anchor", "audit.jsonl", "audit.key", "audit.lock", "audit.root", "audit.seal"];
+    assert_eq!(files, own);
 }
 
 #[test]

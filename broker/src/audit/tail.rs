@@ -1,70 +1,118 @@
-//! Where does the log end, and is its last record what was written?
+//! Where does the log end, and is what came after its anchor what was written?
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::chain::{GENESIS, Key, MAX_LINE, Shape, Tag};
+use memchr::memmem;
+
+use super::anchor::{self, Head, START};
+use super::blocks;
+use super::chain::{Key, MAX_LINE, Shape};
+use super::seals::{self, Seal};
+use super::storage::Segment;
 use crate::error::{Class, Error, Result};
 
 /// The end of a log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Last {
-    /// The last record's number; 0 where there is none.
-    pub(super) seq: u64,
-    /// Its MAC.
-    pub(super) mac: Tag,
-    /// Bytes after it: a line that was torn.
+    /// The last record.
+    pub(super) head: Head,
+    /// Bytes after it: what a crash left of lines that were not whole.
     pub(super) partial: u64,
+    /// The last seal, and its record's number.
+    pub(super) seal: Option<(u64, Seal)>,
 }
 
-/// Finds the last record by reading backwards, and checks its MAC.
-pub(super) fn last_record(file: &File, key: &Key) -> Result<Last> {
-    let read = || -> io::Result<(Vec<u8>, u64)> {
-        let size = file.metadata()?.len();
-        let end = end_of_lines(file, size)?;
-        let start = end.saturating_sub(2 * MAX_LINE as u64);
-        let mut bytes = vec![0; (end - start) as usize];
-        file.read_exact_at(&mut bytes, start)?;
-        Ok((bytes, size - end))
+/// Finds the last record. What was written since the anchor is checked; the rest is left to
+/// [`verify`](super::verify()).
+pub(super) fn examine(segments: &[Segment], key: &Key, anchored: &Head) -> Result<Last> {
+    let Some((current, ended)) = segments.split_last() else {
+        return Ok(Last { head: START, partial: 0, seal: None });
     };
-    let (bytes, partial) = read().map_err(|error| Error::storage("read the audit log", &error))?;
-    if bytes.is_empty() {
-        return Ok(Last { seq: 0, mac: GENESIS, partial });
+    let bytes = current.read()?;
+    let before = last_of(ended)?;
+    let whole = memchr::memrchr(b'\n', &bytes).map_or(0, |at| at + 1);
+    let (begin, previous) = first_to_check(&bytes[..whole], anchored.seq, before)?;
+    let (end, head) = check(&bytes, begin..whole, previous, key, anchored)?;
+    if head.seq < anchored.seq {
+        return Err(anchor::truncated(head.seq, anchored.seq));
     }
-    let mut lines = bytes[..bytes.len() - 1].rsplit(|byte| *byte == b'\n');
-    let last = lines.next().and_then(Shape::read).ok_or_else(|| broken("the last line is not a record"))?;
-    let previous = match last.seq {
-        1 => GENESIS,
-        _ => lines
-            .next()
-            .and_then(Shape::read)
-            .and_then(|shape| shape.tag())
-            .ok_or_else(|| broken("the line before the last is not a record"))?,
+    let seal = match last_seal(&bytes[..end]) {
+        None => {
+            ended.iter().rev().find_map(|segment| segment.read().map(|bytes| last_seal(&bytes)).transpose())
+        }
+        seal => seal.map(Ok),
     };
-    let mac = last
-        .authentic(key, &previous)
-        .ok_or_else(|| broken(&format!("record {} does not authenticate", last.seq)))?;
-    Ok(Last { seq: last.seq, mac, partial })
+    Ok(Last { head, partial: (bytes.len() - end) as u64, seal: seal.transpose()? })
+}
+
+/// Where the first record stands that is not before the anchor, and what it follows.
+fn first_to_check(lines: &[u8], anchored: u64, before: Head) -> Result<(usize, Head)> {
+    let mut begin = lines.len();
+    while begin > 0 {
+        let start = memchr::memrchr(b'\n', &lines[..begin - 1]).map_or(0, |at| at + 1);
+        match Shape::read(&lines[start..begin - 1]) {
+            Some(shape) if shape.seq < anchored => {
+                let mac = shape.tag().ok_or_else(|| broken("a line is not a record"))?;
+                return Ok((begin, Head { seq: shape.seq, mac }));
+            }
+            _ => begin = start,
+        }
+    }
+    Ok((0, before))
+}
+
+/// Follows the chain through `range`; where it ends, and with which record.
+fn check(
+    bytes: &[u8],
+    range: std::ops::Range<usize>,
+    mut head: Head,
+    key: &Key,
+    anchored: &Head,
+) -> Result<(usize, Head)> {
+    let mut at = range.start;
+    for line in blocks::lines(&bytes[range]) {
+        let shape = Shape::read(line);
+        let mac = shape.and_then(|shape| shape.authentic(key, &head.mac));
+        match shape.zip(mac).filter(|(shape, _)| shape.seq == head.seq + 1) {
+            Some((shape, mac)) if shape.seq != anchored.seq || mac == anchored.mac => {
+                head = Head { seq: shape.seq, mac };
+                at += line.len() + 1;
+            }
+            // A power cut may leave blocks that were never written, which read as zeroes.
+            None if head.seq >= anchored.seq && bytes[at..].contains(&0) => break,
+            _ => return Err(broken(&format!("record {} is not what was written", head.seq + 1))),
+        }
+    }
+    Ok((at, head))
+}
+
+/// The last record of segments that have ended.
+fn last_of(ended: &[Segment]) -> Result<Head> {
+    let Some(segment) = ended.last() else { return Ok(START) };
+    let read = || -> io::Result<Vec<u8>> {
+        let size = segment.file.metadata()?.len();
+        let start = size.saturating_sub(MAX_LINE as u64);
+        let mut bytes = vec![0; (size - start) as usize];
+        segment.file.read_exact_at(&mut bytes, start)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| Error::storage("read the audit log", &error))?;
+    let line = bytes.strip_suffix(b"\n").and_then(|bytes| bytes.rsplit(|byte| *byte == b'\n').next());
+    let head = line.and_then(Shape::read).and_then(|shape| Some(Head { seq: shape.seq, mac: shape.tag()? }));
+    head.ok_or_else(|| broken(&format!("{} does not end with a record", segment.name())))
+}
+
+fn last_seal(bytes: &[u8]) -> Option<(u64, Seal)> {
+    let needle = format!("\"event\":\"{}\"", seals::NAME);
+    memmem::rfind(bytes, needle.as_bytes()).and_then(|at| {
+        let shape = Shape::read(blocks::line_around(bytes, at).0)?;
+        Some((shape.seq, Seal::read(shape.event)?))
+    })
 }
 
 fn broken(why: &str) -> Error {
-    Error::new(Class::Integrity, "audit_broken", format!("the audit log's end is broken: {why}"))
-        .hint("`kin audit verify` names the first bad record; move audit.jsonl away to begin a new record")
-}
-
-/// The offset behind the last newline.
-fn end_of_lines(file: &File, size: u64) -> io::Result<u64> {
-    let mut block = vec![0; 64 * 1024];
-    let mut end = size;
-    while end > 0 {
-        let start = end.saturating_sub(block.len() as u64);
-        let part = &mut block[..(end - start) as usize];
-        file.read_exact_at(part, start)?;
-        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
-            return Ok(start + at as u64 + 1);
-        }
-        end = start;
-    }
-    Ok(0)
+    Error::new(Class::Integrity, "audit_broken", format!("the audit log's end is broken: {why}")).hint(
+        "`kin audit verify` names the first bad record; move all files audit.* away to begin a new record",
+    )
 }

@@ -62,6 +62,7 @@ impl Scene {
             project: &self.project,
             file: &self.file,
             reference: &self.reference,
+            version: 3,
             elsewhere: false,
             reader: self.reader(203),
         }
@@ -156,5 +157,13 @@ impl Storage for Faulty {
 
     fn sync(&self) -> io::Result<()> {
         self.inner.sync()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn rotate(&self) -> io::Result<()> {
+        self.inner.rotate()
     }
 }

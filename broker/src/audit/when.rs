@@ -7,7 +7,8 @@ use crate::error::{Class, Error, Result};
 
 /// A moment as people write it: RFC 3339; `2026-01-31`, `2026-01-31 14:00[:30]` and `14:00`, `2pm`,
 /// `2:30pm` in `now`'s time zone (a time of day is its last occurrence); `now`, `today` and `yesterday`
-/// (their beginning); `90s`, `10m`, `2h`, `3d`, `1w` before `now`.
+/// (their beginning), and a time of day on them: `yesterday 2pm`; `90s`, `10m`, `2 hours`, `3d`, `1w` before
+/// `now`, with or without `ago`.
 ///
 /// # Errors
 /// `bad_time`.
@@ -17,6 +18,7 @@ pub fn parse_time(text: &str, now: &Zoned) -> Result<Timestamp> {
         .or_else(|| before(text, now))
         .or_else(|| text.parse().ok())
         .or_else(|| of_day(text, now))
+        .or_else(|| of_named_day(text, now))
         .or_else(|| local(text, now))
         .ok_or_else(|| bad_time(text))
 }
@@ -24,7 +26,7 @@ pub fn parse_time(text: &str, now: &Zoned) -> Result<Timestamp> {
 fn bad_time(text: &str) -> Error {
     let excerpt: String = text.chars().take(40).flat_map(char::escape_default).collect();
     Error::new(Class::Usage, "bad_time", format!("\"{excerpt}\" is not a time"))
-        .hint("write 10m, 2h, 14:00, 2pm, yesterday, 2026-01-31, \"2026-01-31 14:00\" or RFC 3339")
+        .hint("write 10m, 2h, 14:00, 2pm, yesterday, \"yesterday 2pm\", 2026-01-31, \"2026-01-31 14:00\" or RFC 3339")
 }
 
 fn named(text: &str, now: &Zoned) -> Option<Timestamp> {
@@ -38,17 +40,30 @@ fn named(text: &str, now: &Zoned) -> Option<Timestamp> {
 
 fn before(text: &str, now: &Zoned) -> Option<Timestamp> {
     let text = text.strip_suffix("ago").map_or(text, str::trim_end);
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit.trim_start() {
+        "s" | "sec" | "second" | "seconds" => 1,
+        "m" | "min" | "minute" | "minutes" => 60,
+        "h" | "hour" | "hours" => 3600,
+        "d" | "day" | "days" => 86_400,
+        "w" | "week" | "weeks" => 7 * 86_400,
         _ => return None,
     };
-    let number: i64 = number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())??;
+    let number: i64 = number.parse().ok()?;
     now.timestamp().checked_sub(SignedDuration::from_secs(number.checked_mul(seconds)?)).ok()
+}
+
+/// `yesterday 2pm`, `today 09:00`.
+fn of_named_day(text: &str, now: &Zoned) -> Option<Timestamp> {
+    let (day, time) = text.split_once(char::is_whitespace)?;
+    let day = match day {
+        "today" => now.date(),
+        "yesterday" => now.date().checked_sub(Span::new().days(1)).ok()?,
+        _ => return None,
+    };
+    let time = clock(time.trim_start())?;
+    day.to_datetime(time).to_zoned(now.time_zone().clone()).ok().map(|time| time.timestamp())
 }
 
 fn of_day(text: &str, now: &Zoned) -> Option<Timestamp> {
@@ -125,6 +140,12 @@ mod tests {
             ("90s", "2026-11-23T09:28:30Z"),
             ("10m", "2026-11-23T09:20:00Z"),
             ("2h ago", "2026-11-23T07:30:00Z"),
+            ("10 minutes ago", "2026-11-23T09:20:00Z"),
+            ("1 hour ago", "2026-11-23T08:30:00Z"),
+            ("2 days", "2026-11-21T09:30:00Z"),
+            ("yesterday 2pm", "2026-11-22T13:00:00Z"),
+            ("yesterday 23:30", "2026-11-22T22:30:00Z"),
+            ("today 9:00", "2026-11-23T08:00:00Z"),
             ("3d", "2026-11-20T09:30:00Z"),
             ("1w", "2026-11-16T09:30:00Z"),
         ] {
@@ -134,8 +155,21 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_a_usage_error() {
-        let bad =
-            ["", "m", "-5m", "5", "13pm", "0am", "25:00", "1:2:3:4", "10x", "tomorrow", "9999999999999999w"];
+        let bad = [
+            "",
+            "m",
+            "-5m",
+            "5",
+            "13pm",
+            "0am",
+            "25:00",
+            "1:2:3:4",
+            "10x",
+            "tomorrow",
+            "yesterday 25:00",
+            "10 minutess",
+            "9999999999999999w",
+        ];
         for text in bad.into_iter().chain(["2026-13-01", "2026-02-30", "ago", "é", "\u{1b}[2J"]) {
             let error = parse_time(text, &now()).unwrap_err();
             assert_eq!((error.class, error.code.as_ref()), (Class::Usage, "bad_time"), "{text}");

@@ -152,7 +152,8 @@ pub enum Question {
         /// Which: an id or an unambiguous beginning of one; `None` is all of them.
         grant: Option<String>,
     },
-    /// Write what the record still holds back (counts of repeated denials). → `()`.
+    /// Write what the record still holds back (counts of repeated denials), and anchor it. →
+    /// `Option<`[`Remembered`]`>`, where the vault is open.
     FlushAudit,
     /// Stop. → `()`.
     Stop,
@@ -376,6 +377,8 @@ pub struct Status {
     pub vault: VaultStatus,
     /// The mount.
     pub mount: MountStatus,
+    /// The record.
+    pub audit: AuditStatus,
     /// Live grants, oldest first.
     pub grants: Vec<GrantStatus>,
 }
@@ -414,6 +417,30 @@ pub struct MountStatus {
     pub path: PathBuf,
     /// Whether it answers.
     pub mounted: bool,
+}
+
+/// The record, as `kin status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// `recording`, or `refusing`: it cannot be written, and so nothing is delivered.
+    pub state: String,
+    /// Records that were refused since the last that succeeded.
+    pub refused: u64,
+    /// When the first of them was: seconds of Unix time.
+    pub since: Option<i64>,
+    /// The kernel's name for the last error: `ENOSPC`.
+    pub reason: Option<String>,
+}
+
+/// What the vault remembers of the record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The public half of its first sealing key.
+    pub root: [u8; 32],
+    /// The number of a record that it has had.
+    pub seq: u64,
+    /// That record's MAC.
+    pub mac: [u8; 32],
 }
 
 /// One live grant, as `kin status` shows it.

@@ -130,6 +130,11 @@ impl Vault {
         self.current(reference).map(|current| describe(reference, current))
     }
 
+    /// The number of a secret's current version.
+    pub fn version(&self, reference: &Reference) -> Option<u64> {
+        self.current(reference).map(|current| current.version)
+    }
+
     /// How many writes led to this vault, its making included.
     pub fn generation(&self) -> u64 {
         self.content.generation

@@ -85,7 +85,7 @@ enum Verb {
     Revoke(revoke::Arguments),
     Lock(lock::Arguments),
     Unlock(unlock::Arguments),
-    Audit(audit::Arguments),
+    Audit(Box<audit::Arguments>),
     Daemon(daemon::Arguments),
     Stop(stop::Arguments),
     Doctor(doctor::Arguments),

@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
+use jiff::tz::TimeZone;
 use kin_broker::Result;
-use kin_broker::control::protocol::{FileEdges, GrantStatus, KeyMethod, Left, Question, Status};
+use kin_broker::control::protocol::{AuditStatus, FileEdges, GrantStatus, KeyMethod, Left, Question, Status};
 use kin_broker::paths::Directories;
 
 use super::output::{self, Tone};
@@ -77,11 +78,28 @@ fn description(status: &Status, colours: bool) -> String {
     }
     let answers = if mount.mounted { "mounted" } else { "not mounted" };
     text += &format!("\nmount   {}, {answers}\n", output::printable_path(&mount.path));
+    text += &format!("record  {}\n", record_description(&status.audit, colours));
     text += &format!("grants  {}\n", status.grants.len());
     for grant in &status.grants {
         text += &grant_description(grant, colours);
     }
     text
+}
+
+fn record_description(audit: &AuditStatus, colours: bool) -> String {
+    let reason = audit.reason.as_deref().map(output::printable);
+    if audit.refused == 0 {
+        let doubt = reason
+            .map_or_else(String::new, |reason| format!(", though the last write of it failed: {reason}"));
+        return format!("{}{doubt}", output::printable(&audit.state));
+    }
+    let since = audit.since.and_then(|since| jiff::Timestamp::from_second(since).ok());
+    let since = since.map_or_else(String::new, |since| {
+        format!(" since {}", since.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S"))
+    });
+    let state = output::paint(colours, Tone::Bad, &audit.state).into_owned();
+    let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    format!("{state}: {} refused{since}{why}", audit.refused)
 }
 
 fn grant_description(grant: &GrantStatus, colours: bool) -> String {

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use kin_broker::control::protocol::{
-    Answer, BindingInfo, BrokerStatus, FileEdges, GrantStatus, Hello, KeyMethod, Left, ManifestInfo,
-    MountStatus, Question, Request, SecretInfo, Status, TreeProcess, TrustState, VaultMade, VaultStatus,
-    Withdrawn,
+    Answer, AuditStatus, BindingInfo, BrokerStatus, FileEdges, GrantStatus, Hello, KeyMethod, Left,
+    ManifestInfo, MountStatus, Question, Request, SecretInfo, Status, TreeProcess, TrustState, VaultMade,
+    VaultStatus, Withdrawn,
 };
 use kin_broker::control::{read_frame, write_frame};
 use kin_broker::{Class, Error, Plaintext};
@@ -198,6 +198,7 @@ impl Scene {
                 secrets: (!self.locked).then_some(2),
             },
             mount: MountStatus { path: home.join("run/mnt"), mounted: true },
+            audit: AuditStatus { state: "recording".into(), refused: 0, since: None, reason: None },
             grants: (0..self.grants).map(grant).collect(),
         }
     }

@@ -1,10 +1,13 @@
 //! Is there a record of every delivery, and does a changed one show? The audit log.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
-use kin_tests::{Actor, Role, World, in_user_namespace, is_root, record};
+use kin_tests::{Actor, Role, World, binary, eventually, in_user_namespace, is_root, record};
 use nix::errno::Errno;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{API, DATABASE, database};
 
@@ -177,4 +180,355 @@ fn the_record_can_be_asked_for_a_part() {
     assert!(asked(&["--project", "another"]).is_empty());
     assert!(asked(&["--until", "2001-01-01"]).is_empty());
     assert!(!asked(&["--since", "1h"]).is_empty());
+}
+
+#[test]
+fn l02_after_each_fault_opens_are_refused_and_status_says_why() {
+    let name = "attacks::l::l02_after_each_fault_opens_are_refused_and_status_says_why";
+    if !is_root() && in_user_namespace(name) == Role::Done {
+        return;
+    }
+    let world = World::new();
+    let state = world.path("kin/state");
+    std::fs::create_dir(&state).expect("a directory");
+    world.mount_disk(&state, "256k");
+    let world = world.initialised();
+    world.secret("db/url");
+    world.manifest("schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = \"db/url\"\n");
+    world.trust();
+    let member = world.member(&[]);
+    assert_eq!(world.status()["audit"]["state"], "recording");
+    fill(&world.path("kin/state/ballast"));
+    while member.cat(&world.file(DATABASE)).is_ok() {}
+    let status = world.status();
+    let audit = &status["audit"];
+    assert_eq!((&audit["state"], &audit["reason"]), (&json!("refusing"), &json!("ENOSPC")), "{audit}");
+    assert!(
+        audit["refused"].as_u64().is_some_and(|refused| refused > 0) && audit["since"].is_i64(),
+        "{audit}"
+    );
+    let said = world.kin(["status"]).run().exits(0).text();
+    assert!(said.contains("refusing: ") && said.contains("ENOSPC"), "{said}");
+    std::fs::remove_file(world.path("kin/state/ballast")).expect("room again");
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    assert_eq!(world.status()["audit"]["state"], "recording");
+}
+
+/// Reads a file again and again; each byte on standard output is one delivery.
+const READER: &str = "
+import os, sys, time
+for _ in range(200):
+    try:
+        with open(sys.argv[1], 'rb') as file:
+            file.read()
+    except OSError:
+        break
+    os.write(1, b'.')
+    time.sleep(0.007)
+";
+
+/// A system call of the broker, and the how manieth of a thread it is killed at.
+type Point = (&'static str, usize);
+
+/// The first `count` of all points, in turns: records, answers to the kernel, syncs, anchors and keys.
+fn points(count: usize) -> Vec<Point> {
+    let calls = ["write", "writev", "fdatasync", "rename", "fsync"];
+    (1..).flat_map(|n| calls.iter().map(move |call| (*call, n))).take(count).collect()
+}
+
+/// Opens under a broker that is killed at `point`; how many values were delivered.
+fn killed_at(world: &World, (call, when): Point) -> usize {
+    let mut strace = world.program("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("inject={call}:signal=KILL:when={when}"));
+    strace.arg("-e").arg(format!("trace={call}")).arg(binary()).args(["daemon", "--foreground"]);
+    let strace = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut strace = strace.spawn().expect("strace");
+    let socket = world.path("kin/run/socket");
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !(world.is_broker_running() && socket.exists())
+        && strace.try_wait().expect("wait").is_none()
+        && std::time::Instant::now() < deadline
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let file = world.file(DATABASE);
+    let reader = world.kin(["run", "--", "/usr/bin/python3", "-IS", "-c", READER]).args([file]).run();
+    if world.is_broker_running() {
+        // It was not reached there, or the run started another.
+        world.kin(["status", "--json"]).run();
+        if let Some(pid) = broker_pid(world) {
+            kin_tests::process::signal(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    eventually("the broker is gone", Duration::from_secs(5), || !world.is_broker_running());
+    let _ = strace.wait();
+    reader.stdout.iter().filter(|byte| **byte == b'.').count()
+}
+
+fn broker_pid(world: &World) -> Option<u32> {
+    let output = world.kin(["status", "--json"]).run();
+    let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+    status["broker"]["pid"].as_u64().map(|pid| pid as u32)
+}
+
+#[test]
+fn l05_a_broker_killed_at_any_system_call_has_recorded_what_it_delivered() {
+    let name = "attacks::l::l05_a_broker_killed_at_any_system_call_has_recorded_what_it_delivered";
+    if !is_root() && in_user_namespace(name) == Role::Done {
+        return;
+    }
+    // scripts/soak audit says how many points; each merge takes a few.
+    let wanted = std::env::var("KIN_SOAK").ok().and_then(|text| text.parse().ok());
+    let mut points = points(wanted.unwrap_or(60));
+    if wanted.is_none() {
+        points = [0, 1, 2, 3, 4, 5, 7, 8, 14, 36, 55].into_iter().map(|at| points[at]).collect();
+    }
+    let killed: usize = points.chunks(4).map(killed_in_one_world).sum();
+    assert!(killed > 0, "no broker was killed while it delivered");
+}
+
+/// How many brokers died before their reader was done.
+fn killed_in_one_world(points: &[Point]) -> usize {
+    let world = World::ready();
+    world.kin(["stop"]).run().exits(0);
+    let (mut delivered, mut killed) = (0, 0);
+    for point in points {
+        let now = killed_at(&world, *point);
+        delivered += now;
+        killed += usize::from(now < 200);
+        // Before the next broker, and after it has cut off what was torn.
+        world.kin(["audit", "verify"]).run().exits(0);
+        world.kin(["daemon"]).run().exits(0);
+        world.kin(["audit", "verify"]).run().exits(0);
+        let recorded = record::of(&world.audit(), "open.allow").len();
+        assert!(delivered <= recorded, "{point:?}: {delivered} were delivered, {recorded} recorded");
+        world.kin(["stop"]).run().exits(0);
+    }
+    killed
+}
+
+#[test]
+fn l07_a_cut_tail_shows_also_while_the_broker_runs() {
+    let (world, lines) = finished_log();
+    world.record_was_damaged();
+    let want = lines.len();
+    for have in [want - 1, want - 7, 1, 0] {
+        let text = lines[..have].iter().fold(String::new(), |text, line| text + line + "\n");
+        std::fs::write(world.log_file(), text).expect("the log");
+        let said = world.kin(["audit", "verify"]).run().exits(7).stderr;
+        assert!(said.contains(&format!("the record was cut: have {have}, want {want}")), "{said}");
+        let output = world.kin(["audit", "verify", "--json"]).run().exits(7);
+        assert_eq!(output.json_error()["code"], "audit_truncated");
+        // Nothing goes on from there.
+        world.kin(["daemon"]).run().refuses(7, &["cut"]);
+    }
+    std::fs::remove_file(world.log_file()).expect("the log");
+    world.kin(["audit", "verify"]).run().exits(7);
+    std::fs::write(world.log_file(), lines.join("\n") + "\n").expect("the log");
+    std::fs::set_permissions(world.log_file(), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("its mode");
+    world.kin(["audit", "verify"]).run().exits(0);
+    world.kin(["daemon"]).run().exits(0);
+    world.kin(["audit", "verify"]).run().exits(0);
+    let log = std::fs::read_to_string(world.log_file()).expect("the log");
+    let log: Vec<_> = log.lines().collect();
+    std::fs::write(world.log_file(), log[..log.len() - 2].join("\n") + "\n").expect("the log");
+    let said = world.kin(["audit", "verify"]).run().exits(7).stderr;
+    assert!(said.contains("the record was cut"), "{said}");
+}
+
+#[test]
+fn l12_what_a_reader_carries_is_not_in_the_log() {
+    let world = World::ready();
+    let canary = world.canary();
+    let member = world.member(&[]);
+    let script = "import sys\nfor path in sys.argv[2:]:\n try: open(path).read()\n except OSError: pass";
+    let files = [world.file(DATABASE), world.file("none")];
+    let mut argv = vec!["/usr/bin/python3", "-IS", "-c", script, canary.as_str()];
+    argv.extend(files.iter().map(|path| path.to_str().expect("UTF-8")));
+    member.ask("run", json!({ "argv": argv, "env": { "TOKEN": canary } })).expect("a run");
+    world.kin(["run", "--", "/usr/bin/python3", "-IS", "-c", script, &canary]).run();
+    world.other("/usr/bin/python3", ["-IS", "-c", script, &canary]).args(&files).run();
+    assert!(world.audit().len() > 5);
+    let log = std::fs::read_to_string(world.log_file()).expect("the log");
+    assert!(!log.contains(&canary), "arguments or variables are in the log");
+}
+
+#[test]
+fn l13_four_processes_share_one_row_of_numbers() {
+    let world = World::ready();
+    let members: Vec<_> = (0..4).map(|_| world.member(&[])).collect();
+    let before = world.audit().len();
+    let file = world.file(DATABASE);
+    let bursts = members.into_iter().map(|member| {
+        let file = file.clone();
+        std::thread::spawn(move || (member.ask("burst", json!({ "path": file, "times": 5000 })), member))
+    });
+    for burst in bursts.collect::<Vec<_>>() {
+        let (counts, _member) = burst.join().expect("no panic");
+        assert_eq!(counts, Ok(json!({ "0": 5000 })));
+    }
+    let records = world.audit();
+    let allowed = record::of(&records, "open.allow");
+    let tgids: BTreeSet<_> = allowed.iter().filter_map(|line| record::tgid(line)).collect();
+    assert_eq!((allowed.len(), tgids.len()), (20_000, 4));
+    let numbers: Vec<u64> = records.iter().map(record::seq).collect();
+    assert!(numbers.into_iter().eq(1..=records.len() as u64));
+    assert!(records.len() >= before + 20_000);
+}
+
+#[test]
+fn l14_an_unsafe_log_is_refused_by_all_commands() {
+    let world = World::ready();
+    world.record_was_damaged();
+    world.kin(["stop"]).run().exits(0);
+    let (log, aside) = (world.log_file(), world.path("kin/state/aside"));
+    std::fs::rename(&log, &aside).expect("aside");
+    let target = world.path("target");
+    std::fs::write(&target, b"").expect("a target");
+    let refuse = |what: &str| {
+        for verb in [&["audit"][..], &["audit", "verify"], &["daemon"], &["run", "--", "true"]] {
+            let output = world.kin(verb).run().refuses(3, &["audit.jsonl"]);
+            assert!(output.stderr.contains(what), "{output}");
+        }
+        std::fs::remove_file(&log).expect("the log");
+    };
+    std::os::unix::fs::symlink(&target, &log).expect("a symlink");
+    refuse("symlink");
+    assert_eq!(std::fs::metadata(&target).expect("the target").len(), 0);
+    nix::unistd::mkfifo(&log, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a FIFO");
+    refuse("regular file");
+    std::os::unix::fs::symlink("/dev/full", &log).expect("a symlink");
+    refuse("symlink");
+    std::fs::copy(&aside, &log).expect("a copy");
+    std::fs::set_permissions(&log, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("a mode");
+    refuse("0644");
+}
+
+#[test]
+fn e10_a_restart_tells_what_was_lost() {
+    let world = World::ready();
+    let members = [world.member(&[]), world.member(&[])];
+    assert!(members[0].cat(&world.file(DATABASE)).is_ok());
+    world.crash();
+    assert_eq!(members[0].cat(&world.file(DATABASE)), Err(Errno::ENOTCONN));
+    world.kin(["daemon"]).run().exits(0);
+    assert_eq!(members[1].cat(&world.file(DATABASE)), Err(Errno::EACCES));
+    let records = world.audit();
+    let start = record::of(&records, "broker.start")[1].clone();
+    assert_eq!((&start["unclean"], &start["grants_lost"]), (&json!(true), &json!(2)));
+}
+
+#[test]
+fn after_a_leak_the_record_says_who_was_delivered_the_value() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    assert!(member.cat(&world.file(DATABASE)).is_ok());
+    world.secret("db/url");
+    for _ in 0..2 {
+        assert!(member.cat(&world.file(DATABASE)).is_ok());
+    }
+    world.kin(["reveal", "api/key", "--yes"]).run();
+    let exposed = |what: &str| world.kin(["audit", "--json", "--exposed", what]).run().exits(0).json();
+    let all = exposed("db/url")["exposed"].as_array().cloned().expect("a list");
+    let versions: Vec<_> = all.iter().map(|row| (row["version"].as_u64(), row["opens"].as_u64())).collect();
+    assert_eq!(versions, [(Some(1), Some(1)), (Some(2), Some(2))]);
+    assert_eq!(all[0]["processes"][0][0], member.pid());
+    assert_eq!(exposed("db/url@2")["exposed"].as_array().map(Vec::len), Some(1));
+    assert_eq!(exposed("db/url@3")["exposed"], json!([]));
+    let revealed = exposed("api/key");
+    assert_eq!(revealed["exposed"][0]["name"], "kin reveal");
+    let said = world.kin(["audit", "--exposed", "db/url@2"]).run().exits(0).text();
+    assert!(said.contains("python3") && said.contains("PROCESSES"), "{said}");
+    let versions = world.kin(["audit", "--json", "--ref", "db/url@2"]).run().exits(0).text();
+    assert_eq!(versions.lines().count(), 2, "{versions}");
+}
+
+#[test]
+fn a_grants_tree_says_who_in_it_opened_what() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    assert!(member.cat(&world.file(DATABASE)).is_ok());
+    let file = world.file(API);
+    let child = member.ask("run", json!({ "argv": ["/usr/bin/cat", file] })).expect("a run");
+    assert!(!child.is_null());
+    let grant = world.grants()[0]["id"].as_str().expect("an id").to_owned();
+    let tree = world.kin(["audit", "--json", "--tree", &grant[..8]]).run().exits(0).json();
+    assert_eq!((&tree["grant"], &tree["project"]), (&json!(grant), &json!("api")));
+    let keeper = &tree["processes"][0];
+    assert_eq!(keeper["pid"], world.keeper(0));
+    let reader = &keeper["children"][0];
+    assert_eq!((&reader["pid"], &reader["files"][0]["file"]), (&json!(member.pid()), &json!(DATABASE)));
+    let cat = &reader["children"][0];
+    assert_eq!(
+        (&cat["name"], &cat["files"][0]),
+        (&json!("cat"), &json!({ "file": API, "opens": 1, "denials": 0 }))
+    );
+    let said = world.kin(["audit", "--tree", &grant]).run().exits(0).text();
+    assert!(said.contains("kin-keeper") && said.contains("└─ ") && said.contains(" cat  "), "{said}");
+    world.kin(["audit", "--tree", "ffffffffffff"]).run().refuses(2, &["grant"]);
+}
+
+#[test]
+fn the_record_leaves_for_collectors_and_for_people() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    assert!(member.cat(&world.file(DATABASE)).is_ok());
+    assert!(world.outsider().cat(&world.file(DATABASE)).is_err());
+    let export = |format: &str| world.kin(["audit", "export", "--format", format]).run().exits(0).text();
+    let (lines, syslog, otlp) = (export("jsonl"), export("syslog"), export("otlp"));
+    assert!(lines.lines().count() <= syslog.lines().count());
+    assert!(syslog.lines().all(|line| line.starts_with('<') && line.contains(" kin - ")), "{syslog}");
+    assert!(syslog.contains("open.deny [kin@32473 seq="), "{syslog}");
+    let batch: Value = serde_json::from_str(otlp.lines().next().expect("a batch")).expect("JSON");
+    let records = &batch["resourceLogs"][0]["scopeLogs"][0]["logRecords"];
+    assert!(records.as_array().is_some_and(|records| records.len() > 5), "{batch}");
+    let page = world.path("timeline.html");
+    world.kin(["audit", "--html", page.to_str().expect("UTF-8")]).run().exits(0);
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.starts_with("<!doctype html>") && page.contains("open.allow") && page.contains("db/url@1"));
+    let consumer = |name: &str| world.kin(["audit", "--json", "--consumer", name]).run().exits(0).text();
+    assert!(consumer("python3").lines().count() >= 2 && consumer("nobody-of-this-name").is_empty());
+}
+
+#[test]
+fn the_vault_knows_its_record_and_a_kept_head_convicts() {
+    let world = World::ready();
+    let verified = world.kin(["audit", "verify", "--json"]).run().exits(0).json();
+    assert_eq!(verified["vault"], true);
+    let head = verified["head"].as_str().expect("a head").to_owned();
+    world.kin(["audit", "verify", "--head", &head]).run().exits(0);
+    world.kin(["lock"]).run().exits(0);
+    assert_eq!(world.kin(["audit", "verify", "--json"]).run().exits(0).json()["vault"], false);
+    // Somebody begins anew, with keys of his own.
+    world.kin(["stop"]).run().exits(0);
+    world.record_was_damaged();
+    for entry in std::fs::read_dir(world.path("kin/state")).expect("a directory").flatten() {
+        let name = entry.file_name().into_string().expect("UTF-8");
+        if name.starts_with("audit.") && name != "audit.vault" {
+            std::fs::remove_file(entry.path()).expect("removed");
+        }
+    }
+    world.kin(["daemon"]).run().exits(0);
+    world.kin(["audit", "verify"]).run().exits(0);
+    world.kin(["audit", "verify", "--head", &head]).run().exits(7);
+    world.kin(["unlock"]).run().exits(0);
+    assert_eq!(record::of(&world.audit(), "audit.reject").len(), 1);
+    let said = world.kin(["audit", "verify"]).run().exits(7).stderr;
+    assert!(said.contains("not the record that the vault knows"), "{said}");
+}
+
+#[test]
+fn with_sync_each_records_are_synced_one_by_one_and_a_bad_configuration_is_refused() {
+    let world = World::ready();
+    world.kin(["stop"]).run().exits(0);
+    let config = world.path("kin/config/config.toml");
+    std::fs::write(&config, "[audit]\nsync = \"each\"\n").expect("a configuration");
+    let member = world.member(&[]);
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    drop(member);
+    world.kin(["stop"]).run().exits(0);
+    std::fs::write(&config, "[audit]\nsink = \"each\"\n").expect("a configuration");
+    world.kin(["daemon"]).run().refuses(3, &["config.toml", "sink"]);
+    std::fs::remove_file(&config).expect("removed");
 }
