@@ -24,7 +24,7 @@ pub(crate) fn hold(count: usize, directory: &Path) -> Result<()> {
     let mut answers = BufReader::new(answers);
     for number in 0..count {
         match fork_single_threaded().map_err(|errno| format!("fork keeper {number}: {errno}"))? {
-            ForkResult::Child => keep(directory, &answers, &mut answer),
+            ForkResult::Child => keep(directory, &mut answer),
             ForkResult::Parent { .. } if number >= AT_ONCE => pass_on(&mut answers)?,
             ForkResult::Parent { .. } => {}
         }
@@ -43,8 +43,7 @@ fn pass_on(answers: &mut BufReader<PipeReader>) -> Result<()> {
 }
 
 /// Lives a keeper's life: until the front or the broker is gone.
-fn keep(directory: &Path, answers: &BufReader<PipeReader>, answer: &mut PipeWriter) -> ! {
-    let _ = answers;
+fn keep(directory: &Path, answer: &mut PipeWriter) -> ! {
     let front = getppid();
     let _ = set_pdeathsig(Signal::SIGKILL);
     let asked = ask(directory, front.as_raw().cast_unsigned());
