@@ -20,7 +20,7 @@ use crate::clock;
 use crate::control::protocol::{GrantRequest, Granted, KEEPER_COMM, TrustState};
 use crate::control::{Peer, peer_gone};
 use crate::error::{Class, Error, Result};
-use crate::grants::{LIMIT, LiveGrant};
+use crate::grants::{LiveGrant, limit};
 use crate::identity::Held;
 use crate::manifest::Manifest;
 
@@ -42,11 +42,6 @@ impl Broker {
             && !outer.is_live(clock::now())
         {
             return Err(denied("grant_ended", "the grant around this process has ended"));
-        }
-        if self.grants.len() >= LIMIT {
-            return Err(
-                denied("grant_limit", &format!("{LIMIT} grants stand already")).hint("see `kin status`")
-            );
         }
         self.check_mount(request)?;
         let opened = self.unlock(false, None, bus)?;
@@ -131,6 +126,11 @@ impl Broker {
     fn enter(&self, live: &Arc<LiveGrant>) -> Result<()> {
         let grant = &live.grant;
         let program = live.command_line.first().map_or("", String::as_str);
+        let limit = limit();
+        let _room = self.grants.room(limit).ok_or_else(|| {
+            let message = format!("{limit} grants stand already, as many as this broker can hold");
+            denied("grant_limit", &message).hint("see `kin status`, and `ulimit -n`")
+        })?;
         self.record(&Event::GrantCreate {
             grant: grant.id,
             project: &grant.project,

@@ -9,13 +9,30 @@ use kin_policy::{
     Around, Ending, FileName, Grant, GrantId, Lineage, Namespaces, Orphans, Pid, Process, Standing,
     Timestamp, Uses,
 };
-use parking_lot::{Mutex, RwLock};
+use nix::sys::resource::{Resource, getrlimit};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::delivery::Delivery;
 use crate::identity::{Held, Identity, Roots};
 
 /// The most grants that stand at once.
-pub const LIMIT: usize = 10_000;
+const LIMIT: usize = 10_000;
+/// What one grant takes: its keeper, its front, and the keeper's connection.
+const DESCRIPTORS: usize = 3;
+/// Descriptors that are not for grants: known readers (see [`crate::identity::Identifier::new`]), connections
+/// and open files.
+const RESERVE: usize = 4096;
+
+/// The most grants that stand at once: 10,000, or fewer where the soft RLIMIT_NOFILE does not allow for so
+/// many and for everybody else's opens.
+pub fn limit() -> usize {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    affordable(usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
+fn affordable(descriptors: usize) -> usize {
+    ((descriptors - RESERVE.min(descriptors / 2)) / DESCRIPTORS).min(LIMIT)
+}
 
 /// The command of a grant, as it is when it is started.
 #[derive(Clone, Copy, Debug)]
@@ -277,7 +294,10 @@ impl LiveGrant {
 
 /// Every grant whose keeper lives.
 #[derive(Debug, Default)]
-pub struct Grants(RwLock<Book>);
+pub struct Grants {
+    book: RwLock<Book>,
+    entering: Mutex<()>,
+}
 
 /// Two ways to a grant, and the order in which grants end by themselves.
 #[derive(Debug, Default)]
@@ -301,9 +321,15 @@ impl Book {
 }
 
 impl Grants {
+    /// Room for one more, for as long as it is held: nobody else enters meanwhile. `None` where there is none.
+    pub fn room(&self, limit: usize) -> Option<MutexGuard<'_, ()>> {
+        let entering = self.entering.lock();
+        (self.len() < limit).then_some(entering)
+    }
+
     /// Enters a new grant.
     pub fn enter(&self, live: Arc<LiveGrant>) {
-        let mut book = self.0.write();
+        let mut book = self.book.write();
         let Grant { id, root, expires, .. } = live.grant;
         book.deadlines.extend(expires.map(|expires| (expires, id)));
         book.by_id.insert(id, live.clone());
@@ -315,7 +341,7 @@ impl Grants {
 
     /// Strikes a grant out: its keeper is gone.
     pub fn strike(&self, root: Process) {
-        let mut book = self.0.write();
+        let mut book = self.book.write();
         if let Some(live) = book.rooted_at(root).cloned() {
             book.by_root.remove(&root.pid);
             book.by_id.remove(&live.grant.id);
@@ -325,7 +351,7 @@ impl Grants {
 
     /// The grant rooted at this process.
     pub fn at(&self, root: Process) -> Option<Arc<LiveGrant>> {
-        self.0.read().rooted_at(root).cloned()
+        self.book.read().rooted_at(root).cloned()
     }
 
     /// The innermost grant that this lineage belongs to. The walk ends at the first root.
@@ -335,14 +361,14 @@ impl Grants {
 
     /// All of them, oldest first.
     pub fn all(&self) -> Vec<Arc<LiveGrant>> {
-        let mut all: Vec<_> = self.0.read().by_id.values().cloned().collect();
+        let mut all: Vec<_> = self.book.read().by_id.values().cloned().collect();
         all.sort_by_key(|live| live.grant.created);
         all
     }
 
     /// How many stand.
     pub fn len(&self) -> usize {
-        self.0.read().by_id.len()
+        self.book.read().by_id.len()
     }
 
     /// Whether none stands.
@@ -352,12 +378,12 @@ impl Grants {
 
     /// When the next of them ends by itself.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.0.read().deadlines.first().map(|(expires, _)| *expires)
+        self.book.read().deadlines.first().map(|(expires, _)| *expires)
     }
 
     /// One whose time is up at `now`, each once: its deadline is taken off.
     pub fn take_expired(&self, now: Timestamp) -> Option<Arc<LiveGrant>> {
-        let mut book = self.0.write();
+        let mut book = self.book.write();
         let (_, id) = book.deadlines.first().copied().filter(|(expires, _)| *expires <= now)?;
         book.deadlines.pop_first();
         book.by_id.get(&id).cloned()
@@ -366,14 +392,14 @@ impl Grants {
     /// The grant has ended: nobody need wait for its time to be up.
     pub fn forget_deadline(&self, grant: &Grant) {
         if grant.expires.is_some() {
-            self.0.write().drop_deadline(grant);
+            self.book.write().drop_deadline(grant);
         }
     }
 }
 
 impl Roots for Grants {
     fn is_root(&self, candidate: &Identity) -> bool {
-        let book = self.0.read();
+        let book = self.book.read();
         book.by_root.get(&candidate.process.pid).is_some_and(|live| live.keeper.identity().is_same(candidate))
     }
 }

@@ -57,3 +57,12 @@ fn a_number_that_roots_a_grant_again_has_the_new_one_alone() {
     assert_eq!((grants.len(), grants.next_expiry()), (1, None));
     assert_eq!(grants.all()[0].grant.id, new.grant.id);
 }
+
+#[test]
+fn e12_grants_leave_descriptors_for_everybody_else() {
+    for (descriptors, grants) in
+        [(0, 0), (1024, 170), (2048, 341), (20_000, 5301), (65_536, 10_000), (usize::MAX, 10_000)]
+    {
+        assert_eq!(affordable(descriptors), grants, "{descriptors}");
+    }
+}

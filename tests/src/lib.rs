@@ -10,6 +10,7 @@ mod daemon;
 mod documents;
 mod ending;
 mod kin;
+mod load;
 pub mod mount;
 mod probe;
 pub mod process;
@@ -21,6 +22,7 @@ mod world;
 
 pub use daemon::Daemon;
 pub use kin::{Kin, Output};
+pub use load::Crowd;
 pub use probe::{Actor, Part, Probe, Remote};
 pub use rerun::{
     Role, answer, as_member, as_nobody, as_nobody_under_hidepid, in_user_namespace, is_root, needs_root,

@@ -204,10 +204,14 @@ impl Lines {
     }
 
     fn exchange(&mut self, request: &Value) -> Result<Value, String> {
+        self.put(request)?;
+        self.receive()
+    }
+
+    fn put(&mut self, request: &Value) -> Result<(), String> {
         let line = format!("{request}\n");
         let mut writing = self.writing.as_ref().ok_or("its input is closed")?;
-        writing.write_all(line.as_bytes()).map_err(|error| format!("not sent: {error}"))?;
-        self.receive()
+        writing.write_all(line.as_bytes()).map_err(|error| format!("not sent: {error}"))
     }
 
     fn receive(&mut self) -> Result<Value, String> {
@@ -304,6 +308,25 @@ impl Probe {
         self.wait(Duration::from_secs(10))
     }
 
+    /// Sends one request and does not wait: [`Self::end`] takes the answer.
+    ///
+    /// # Panics
+    /// Where it cannot be sent.
+    pub fn begin(&self, op: &str, arguments: &Value) {
+        let sent = self.lines.borrow_mut().put(&json!({ "op": op, "args": arguments }));
+        sent.unwrap_or_else(|why| panic!("{op} {arguments}: {why}\n{}", self.errors()));
+    }
+
+    /// The answer to what was begun.
+    ///
+    /// # Panics
+    /// Where none comes, or an errno.
+    pub fn end(&self) -> Value {
+        let answer = self.lines.borrow_mut().receive();
+        let answer = answer.unwrap_or_else(|why| panic!("no answer: {why}\n{}", self.errors()));
+        unpack(&answer, &Value::Null).unwrap_or_else(|errno| panic!("{errno}"))
+    }
+
     /// Sends something that has no answer: the process ends by it.
     pub fn last(&self, op: &str, arguments: Value) -> ExitStatus {
         let request = json!({ "op": op, "args": arguments });
@@ -362,15 +385,34 @@ impl Remote {
     /// # Panics
     /// Where it does not speak.
     pub(crate) fn below(member: &dyn Actor, op: &str, socket: &Path) -> Self {
+        let make = || drop(member.ask(op, json!({ "path": text(socket) })).expect("left behind"));
+        Self::born(socket, || {
+            make();
+            None
+        })
+        .unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The process that `make` has connect to this socket; it names the process that was started for it.
+    ///
+    /// # Errors
+    /// Where that one ended, and nobody connected.
+    pub(crate) fn born(socket: &Path, make: impl FnOnce() -> Option<u32>) -> Result<Self, String> {
         let listener = UnixListener::bind(socket).expect("a socket");
-        member.ask(op, json!({ "path": text(socket) })).expect("it leaves a process behind");
-        assert!(readable(listener.as_fd(), Instant::now() + DEADLINE), "nobody connected");
+        let started = make().and_then(Process::of);
+        let end = Instant::now() + DEADLINE;
+        while !readable(listener.as_fd(), Instant::now() + Duration::from_millis(50)) {
+            if Instant::now() > end || started.is_some_and(|process| !process.is_alive()) {
+                let _ = std::fs::remove_file(socket);
+                return Err("the process that was started ended before it spoke".into());
+            }
+        }
         let (stream, _) = listener.accept().expect("a connection");
         let _ = std::fs::remove_file(socket);
         let mut lines = Lines::new(stream.try_clone().expect("a descriptor"), stream);
-        let who = lines.receive().expect("its first words")["ok"].clone();
+        let who = lines.receive()?["ok"].clone();
         let process = who["pid"].as_u64().and_then(|pid| Process::of(pid as u32));
-        Self { lines: RefCell::new(lines), who, process }
+        Ok(Self { lines: RefCell::new(lines), who, process })
     }
 
     /// Ends it, and waits until it is gone.

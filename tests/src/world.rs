@@ -66,6 +66,10 @@ pub fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> boo
     }
 }
 
+fn text(path: &Path) -> String {
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
 /// One user's kin. Its end checks that the record verifies, that no secret stands anywhere, and that
 /// neither broker nor mount is left.
 pub struct World {
@@ -139,20 +143,39 @@ impl World {
         if identity == Identity::Procfs {
             assert_eq!(world.status()["broker"]["identity"], "procfs");
         }
-        world.secret("db/url");
-        world.secret("api/key");
-        world.manifest(MANIFEST);
-        world.trust();
+        world.furnish();
         world
+    }
+
+    fn furnish(&self) {
+        self.secret("db/url");
+        self.secret("api/key");
+        self.manifest(MANIFEST);
+        self.trust();
+    }
+
+    /// As [`Self::ready`], with a broker that the test has started itself.
+    ///
+    /// # Panics
+    /// Where any of it fails.
+    #[must_use]
+    pub fn furnished(self) -> Self {
+        self.keyed();
+        self.furnish();
+        self
     }
 
     /// With a broker, and a vault whose identity is in a file.
     #[must_use]
     pub fn initialised(self) -> Self {
         self.kin(["daemon"]).run().exits(0);
+        self.keyed();
+        self
+    }
+
+    fn keyed(&self) {
         let key = self.path("identity");
         self.kin([OsStr::new("init"), OsStr::new("--key-file"), key.as_os_str()]).run().exits(0);
-        self
     }
 
     /// A path in the world's own directory.
@@ -258,12 +281,16 @@ impl World {
 
     /// The command line that starts a probe through `kin run`.
     pub fn run_line(&self, options: &[&str]) -> Vec<String> {
-        let kin = binary();
-        let own = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
-        let mut line = vec![own(&kin), "run".into()];
+        let mut line = vec![text(&binary()), "run".into()];
         line.extend(options.iter().map(|option| (*option).to_owned()));
-        line.extend(["--".into(), PYTHON.into(), "-IS".into(), own(&self.path("probe.py"))]);
+        line.push("--".into());
+        line.extend(self.probe_line());
         line
+    }
+
+    /// The command line that starts a probe.
+    pub fn probe_line(&self) -> Vec<String> {
+        vec![PYTHON.into(), "-IS".into(), text(&self.path("probe.py"))]
     }
 
     /// A member: a probe started by `kin run` with these options.
@@ -304,6 +331,17 @@ impl World {
     fn remote(&self, member: &dyn Actor, op: &str) -> Remote {
         let number = self.remotes.replace(self.remotes.get() + 1);
         Remote::below(member, op, &self.path(&format!("remote{number}")))
+    }
+
+    /// A process that `parent` makes and that outlives it: `fork`, `orphan`, or a `program` that is a probe.
+    ///
+    /// # Errors
+    /// Where a program ended before it spoke.
+    pub fn born_of(&self, parent: &dyn Actor, how: &str, argv: &[String]) -> Result<Remote, String> {
+        let socket = self.path(&format!("remote{}", self.remotes.replace(self.remotes.get() + 1)));
+        let arguments = serde_json::json!({ "how": how, "path": socket, "argv": argv });
+        let bear = || parent.ask("bear", arguments).expect("a process").as_u64().map(|pid| pid as u32);
+        Remote::born(&socket, bear)
     }
 
     /// A broker in the foreground, as a child of the test.

@@ -10,4 +10,5 @@ mod g;
 mod jk;
 mod l;
 mod x;
+mod y;
 mod z;
