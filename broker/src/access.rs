@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Ending, FileName, Lineage, Permit, Reader, Request, Tid,
+    Action, Decision, Denial, DirectoryName, FileName, Lineage, Permit, Reader, Request, Standing, Tid,
     Unidentified, decide,
 };
 
@@ -67,12 +67,18 @@ impl Asker {
         lineage.map_or_else(|why| Reader::Unproven(*why), Reader::Proven)
     }
 
-    /// What is decided at this moment.
-    fn decided(&self, action: Action, project: &DirectoryName, file: Option<&FileName>) -> Decision {
+    /// What is decided at this moment; `suspended` says whether the vault has locked itself.
+    fn decided(
+        &self,
+        action: Action,
+        project: &DirectoryName,
+        file: Option<&FileName>,
+        suspended: bool,
+    ) -> Decision {
         let request = Request { action, reader: self.reader(), project, file };
         let Some(live) = &self.live else { return decide(&request, &[], clock::now()) };
         let around = live.around(file);
-        decide(&request, &[live.standing(file, &around)], clock::now())
+        decide(&request, &[Standing { suspended, ..live.standing(file, &around) }], clock::now())
     }
 }
 
@@ -98,7 +104,8 @@ impl Broker {
     ) -> Result<FileFacts, Refusal> {
         let (live, _) = self.permitted(caller, Action::Look, project, Some(file), op)?;
         let binding = live.grant.bindings.get(file).ok_or(Refusal::Denied(Denial::NoBinding))?;
-        let info = self.vault().and_then(|vault| vault.info(&binding.reference)).ok_or(Refusal::Missing)?;
+        let vault = self.vault().ok_or_else(|| withheld(&live))?;
+        let info = vault.info(&binding.reference).ok_or(Refusal::Missing)?;
         Ok(FileFacts { size: info.size, modified: info.created })
     }
 
@@ -132,12 +139,14 @@ impl Broker {
         let permit = self.permit_of(&judged, caller, project, Some(file), Op::Open)?;
         let logged = self.log(permit, &judged, caller, file)?;
         let live = judged.asker.live.ok_or(Refusal::Broken)?;
-        let vault = self.vault().ok_or(Refusal::Missing)?;
+        let vault = self.vault().ok_or_else(|| withheld(&live))?;
         let value = vault.unseal(&logged).map_err(|error| match &*error.code {
             "secret_missing" => Refusal::Missing,
             _ => Refusal::Broken,
         })?;
-        Ok(Delivery::new(live, project.clone(), file.clone(), value))
+        let delivery = Delivery::new(live, project.clone(), file.clone(), value);
+        self.autolock.used(&delivery);
+        Ok(delivery)
     }
 
     /// Writes the delivery down. It is decided once more under the log's own lock: what the record shows as
@@ -156,10 +165,11 @@ impl Broker {
         let (program, project) = (known.program(), &live.grant.project);
         let reader = facts(known, &program, caller);
         let event = Event::Allow { grant: live.grant.id, project, file, reference: &reference, reader };
-        let still_valid = || match judged.asker.decided(Action::Open, project, Some(file)) {
-            Decision::Permit(_) => Ok(()),
-            Decision::Deny(denial) => Err(denial),
-        };
+        let still_valid =
+            || match judged.asker.decided(Action::Open, project, Some(file), self.autolock.has_locked()) {
+                Decision::Permit(_) => Ok(()),
+                Decision::Deny(denial) => Err(denial),
+            };
         self.audit.append_permit(permit, &event, still_valid, || live.opened(file)).map_err(|error| {
             match error {
                 NotLogged::Denied(denial) => {
@@ -183,8 +193,7 @@ impl Broker {
     ) -> Result<Reading<'d>, Refusal> {
         let action = Action::Read { opened_under: delivery.live.grant.id, page_cache };
         self.permitted(caller, action, &delivery.project, Some(&delivery.file), Op::Read)?;
-        let ended = || Refusal::Denied(Denial::Ended(delivery.live.ended().unwrap_or(Ending::Revoked)));
-        delivery.reading().ok_or_else(ended)
+        delivery.reading().ok_or_else(|| withheld(&delivery.live))
     }
 
     fn permitted(
@@ -211,7 +220,7 @@ impl Broker {
         let live = known.as_ref().ok().and_then(|known| self.grant_of(known));
         let again = known.as_ref().ok().and_then(|known| self.seen_again(known, live.as_deref()?, file?));
         let asker = Asker { known, again, live };
-        Judged { decision: asker.decided(action, project, file), asker }
+        Judged { decision: asker.decided(action, project, file, self.autolock.has_locked()), asker }
     }
 
     /// The reader's way up as it is now, where what was proven once is not enough:
@@ -287,6 +296,12 @@ impl Broker {
     fn grant_of(&self, known: &Known) -> Option<Arc<LiveGrant>> {
         self.grants.at(known.root()?)
     }
+}
+
+/// The vault was locked under a grant: by a person, which ended the grant, or by itself. A handle that was
+/// wiped then has no value any more, also after an unlock: it is for a new open to get one.
+fn withheld(live: &LiveGrant) -> Refusal {
+    Refusal::Denied(live.ended().map_or(Denial::Suspended, Denial::Ended))
 }
 
 fn facts<'a>(known: &'a Known, program: &'a Program, caller: Caller) -> ReaderFacts<'a> {

@@ -10,7 +10,7 @@ use crate::control::protocol::{
     Status, TreeProcess, TrustState, VaultStatus, Withdrawn,
 };
 use crate::control::{Peer, Reply, document};
-use crate::custody::{Custody, vault_event};
+use crate::custody::{Asker, Custody, vault_event};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
 use crate::identity::tree_of;
@@ -33,23 +33,23 @@ impl Broker {
             Question::Hello => plain(&Hello { pid: std::process::id(), version: version() }),
             Question::Init { method } => plain(&self.init(&method, value.as_ref(), bus)?),
             Question::Unlock => {
-                self.unlock(true, value.as_ref(), bus)?;
+                self.unlock(Asker::Unlock, value.as_ref(), bus)?;
                 plain(&())
             }
             Question::Lock => plain(&Withdrawn { grants: self.lock() }),
             Question::Set { reference, generate, note } => {
                 plain(&self.set(&reference, generate.as_deref(), note, value, bus)?)
             }
-            Question::List => plain(&self.unlock(false, None, bus)?.vault.list()),
+            Question::List => plain(&self.unlock(Asker::Anybody, None, bus)?.vault.list()),
             Question::Show { reference } => {
-                self.unlock(false, None, bus)?;
+                self.unlock(Asker::Anybody, None, bus)?;
                 plain(&self.info(&reference)?)
             }
             Question::Reveal { reference, confirmed } => self.reveal(&reference, confirmed, bus),
             Question::Remove { reference } => plain(&self.remove_secret(&reference, bus)?),
             Question::Inspect { directory } => {
                 // Without the key nothing can be said about trust, but the manifest can still be shown.
-                let _ = self.unlock(false, None, bus);
+                let _ = self.unlock(Asker::Anybody, None, bus);
                 plain(&self.inspect(&Manifest::read(&directory)?))
             }
             Question::Trust { directory, hash, confirmed } => {
@@ -109,7 +109,7 @@ impl Broker {
 
     /// The one way that a value leaves for a person: confirmed, outside every tree, and on the record.
     fn reveal(&self, reference: &Reference, confirmed: bool, bus: Option<&str>) -> Result<Reply> {
-        let opened = self.unlock(false, None, bus)?;
+        let opened = self.unlock(Asker::Person, None, bus)?;
         let info = self.info(reference)?;
         let permit = decide_reveal(reference, false, confirmed).ok_or_else(|| confirmation("reveal"))?;
         let event = vault_event(VaultChange::Reveal, Some(reference), None);
@@ -157,7 +157,7 @@ impl Broker {
             return Err(Error::new(Class::Unsafe, "manifest_changed", message)
                 .hint(format!("its hash is {}: read it again", manifest.hash)));
         }
-        let opened = self.unlock(false, None, bus)?;
+        let opened = self.unlock(Asker::Person, None, bus)?;
         let _ = opened.trust.lock().trust(manifest, clock::unix_seconds())?;
         self.record(&Event::Policy {
             change: PolicyChange::Trust,
@@ -170,7 +170,7 @@ impl Broker {
     }
 
     fn untrust(&self, directory: &std::path::Path, bus: Option<&str>) -> Result<()> {
-        let opened = self.unlock(false, None, bus)?;
+        let opened = self.unlock(Asker::Person, None, bus)?;
         let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
         opened.trust.lock().untrust(&directory)?;
         self.record(&Event::Policy {
@@ -208,6 +208,7 @@ impl Broker {
         let grants = self.grants.all();
         let (state, secrets) = match &*self.custody.read() {
             Custody::Open(opened) => ("unlocked", Some(opened.vault.list().len())),
+            Custody::Suspended => ("suspended", None),
             _ => ("locked", None),
         };
         let key = keys::method(&self.directories).ok().flatten();

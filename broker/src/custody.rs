@@ -23,6 +23,8 @@ pub(crate) enum Custody {
     Closed,
     /// A person locked it: only `kin unlock` opens it again.
     Locked,
+    /// It locked itself: a person opens it again, and grants wait for that.
+    Suspended,
     /// It is open.
     Open(Arc<Opened>),
 }
@@ -31,7 +33,20 @@ pub(crate) enum Custody {
 pub(crate) struct Opened {
     pub(crate) vault: Arc<Vault>,
     pub(crate) trust: Arc<Mutex<TrustStore>>,
+    /// Where its key came from.
+    pub(crate) key: KeyMethod,
     identity: Arc<Identity>,
+}
+
+/// Who wants the vault open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// `kin unlock`: any vault.
+    Unlock,
+    /// A person outside every tree, for what members may not do: not one that a person locked.
+    Person,
+    /// Whoever asks: only one that nobody has opened yet.
+    Anybody,
 }
 
 impl Custody {
@@ -71,23 +86,27 @@ impl Broker {
         Ok(VaultMade { recipient, vault: path })
     }
 
-    /// Opens the vault, where it is not open; `by_person` opens one that a person locked too.
+    /// Opens the vault, where it is not open and the asker is enough.
     ///
     /// # Errors
     /// Class `Locked` where the key cannot be had, `Integrity` where vault or key do not authenticate.
     pub(crate) fn unlock(
         &self,
-        by_person: bool,
+        asker: Asker,
         passphrase: Option<&Plaintext>,
         session_bus: Option<&str>,
     ) -> Result<Arc<Opened>> {
         if let Some(opened) = self.custody.read().opened() {
+            if asker != Asker::Anybody {
+                self.autolock.touch();
+            }
             return Ok(opened);
         }
         let changing = self.change()?;
         match &*self.custody.read() {
             Custody::Open(opened) => return Ok(opened.clone()),
-            Custody::Locked if !by_person => return Err(locked()),
+            Custody::Locked if asker != Asker::Unlock => return Err(locked()),
+            Custody::Suspended if asker == Asker::Anybody => return Err(locked()),
             _ => {}
         }
         let identity = keys::load(&self.directories, passphrase, session_bus)?;
@@ -114,12 +133,15 @@ impl Broker {
                 reason: Some("trust_unauthenticated"),
             })?;
         }
+        let key = keys::method(&self.directories)?.ok_or_else(locked)?;
         let opened = Arc::new(Opened {
+            key,
             vault: Arc::new(vault),
             trust: Arc::new(Mutex::new(trust)),
             identity: Arc::new(identity),
         });
         *self.custody.write() = Custody::Open(opened.clone());
+        self.autolock.is_over();
         Ok(opened)
     }
 
@@ -128,6 +150,7 @@ impl Broker {
         let _changing = self.changing.lock();
         let ended = self.withdraw_all(Ending::Locked);
         *self.custody.write() = Custody::Locked;
+        self.autolock.is_over();
         let _ = self.record(&vault_event(VaultChange::Lock, None, None));
         ended
     }
@@ -140,7 +163,7 @@ impl Broker {
         note: Option<String>,
         session_bus: Option<&str>,
     ) -> Result<SecretInfo> {
-        self.unlock(false, None, session_bus)?;
+        self.unlock(Asker::Person, None, session_bus)?;
         self.change_vault(|vault| vault.set(reference, value, note, clock::unix_seconds())).and_then(|info| {
             self.record(&vault_event(VaultChange::Write, Some(reference), None))?;
             Ok(info)
@@ -153,7 +176,7 @@ impl Broker {
         reference: &Reference,
         session_bus: Option<&str>,
     ) -> Result<SecretInfo> {
-        self.unlock(false, None, session_bus)?;
+        self.unlock(Asker::Person, None, session_bus)?;
         self.change_vault(|vault| vault.remove(reference)).and_then(|info| {
             self.record(&vault_event(VaultChange::Remove, Some(reference), None))?;
             Ok(info)
@@ -167,8 +190,12 @@ impl Broker {
         let opened = self.custody.read().opened().ok_or_else(locked)?;
         let mut vault = (*opened.vault).clone();
         let done = change(&mut vault)?;
-        let next =
-            Opened { vault: Arc::new(vault), trust: opened.trust.clone(), identity: opened.identity.clone() };
+        let next = Opened {
+            vault: Arc::new(vault),
+            trust: opened.trust.clone(),
+            key: opened.key.clone(),
+            identity: opened.identity.clone(),
+        };
         *self.custody.write() = Custody::Open(Arc::new(next));
         Ok(done)
     }

@@ -17,6 +17,7 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{GrantRequest, Granted, KEEPER_COMM, TrustState};
 use crate::control::{Peer, peer_gone};
+use crate::custody::Asker;
 use crate::error::{Class, Error, Result};
 use crate::grants::{LIMIT, LiveGrant};
 use crate::identity::Held;
@@ -46,7 +47,8 @@ impl Broker {
                 denied("grant_limit", &format!("{LIMIT} grants stand already")).hint("see `kin status`")
             );
         }
-        let opened = self.unlock(false, None, bus)?;
+        let asker = if outer.is_none() { Asker::Person } else { Asker::Anybody };
+        let opened = self.unlock(asker, None, bus)?;
         let manifest = Manifest::read(&request.directory)?;
         let project = {
             let trust = opened.trust.lock();

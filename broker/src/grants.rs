@@ -93,14 +93,14 @@ impl LiveGrant {
     }
 
     /// How it stands, for a reader whose identity was proven just now (that proof found its keeper alive) and
-    /// who asks for `file`.
+    /// who asks for `file`. Whether the vault has locked itself is not the grant's to know.
     pub fn standing<'a>(&'a self, file: Option<&FileName>, around: &'a [Around<'a>]) -> Standing<'a> {
         let orphans = match self.orphans_refused.load(Ordering::Acquire) || self.has_lost_a_keeper() {
             false => Orphans::Admitted,
             true => Orphans::Refused,
         };
         let (grant, ended, uses) = (&self.grant, self.ended(), self.uses(file));
-        Standing { grant, ended, command: self.command(), orphans, uses, around }
+        Standing { grant, ended, suspended: false, command: self.command(), orphans, uses, around }
     }
 
     /// The grants around it, innermost first.

@@ -4,8 +4,10 @@
 pub mod access;
 mod answer;
 pub mod audit;
+mod autolock;
 mod broker;
 pub mod clock;
+pub mod config;
 pub mod control;
 mod custody;
 mod delivery;

@@ -122,6 +122,8 @@ pub enum Denial {
     WindowClosed,
     /// It was opened as often as it may be.
     MaxOpens,
+    /// Everything would be well, but the vault locked itself and waits for a person.
+    Suspended,
 }
 
 impl Denial {
@@ -144,6 +146,7 @@ impl Denial {
             Self::TooFar => "too_far",
             Self::WindowClosed => "window_closed",
             Self::MaxOpens => "max_opens",
+            Self::Suspended => "vault_locked",
         }
     }
 }
@@ -197,6 +200,7 @@ fn judge<'a>(
             return Err(Denial::PageCacheFill);
         }
     }
+    // The names are the grant's own; what stands behind one is the vault's.
     let Some(file) = request.file else { return Ok((grant, None)) };
     let binding = grant.bindings.get(file).ok_or(Denial::NoBinding)?;
     if !binding.descend.reaches(lineage, grant.root, standing.command) {
@@ -206,7 +210,7 @@ fn judge<'a>(
         and_around(standing)
             .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;
     }
-    Ok((grant, Some(binding)))
+    if standing.suspended { Err(Denial::Suspended) } else { Ok((grant, Some(binding))) }
 }
 
 fn innermost<'s, 'a>(lineage: &Lineage, grants: &'s [Standing<'a>]) -> Option<&'s Standing<'a>> {

@@ -139,11 +139,17 @@ impl World {
         if identity == Identity::Procfs {
             assert_eq!(world.status()["broker"]["identity"], "procfs");
         }
-        world.secret("db/url");
-        world.secret("api/key");
-        world.manifest(MANIFEST);
-        world.trust();
-        world
+        world.with_secrets()
+    }
+
+    /// With `db/url` and `api/key`, and the trusted project `api` that binds them.
+    #[must_use]
+    pub fn with_secrets(self) -> Self {
+        self.secret("db/url");
+        self.secret("api/key");
+        self.manifest(MANIFEST);
+        self.trust();
+        self
     }
 
     /// With a broker, and a vault whose identity is in a file.

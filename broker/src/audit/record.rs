@@ -140,6 +140,7 @@ pub enum VaultChange {
     Reveal,
     Unlock,
     Lock,
+    Autolock,
     Reject,
 }
 
@@ -354,6 +355,7 @@ impl VaultChange {
             Self::Reveal => "vault.reveal",
             Self::Unlock => "vault.unlock",
             Self::Lock => "vault.lock",
+            Self::Autolock => "vault.autolock",
             Self::Reject => "vault.reject",
         }
     }

@@ -320,7 +320,7 @@ pub struct BrokerStatus {
 /// The vault, as `kin status` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VaultStatus {
-    /// `absent`, `locked` or `unlocked`.
+    /// `absent`, `locked`, `suspended` (it locked itself, and grants wait) or `unlocked`.
     pub state: String,
     /// Where its identity is kept.
     pub key: Option<KeyMethod>,

@@ -126,6 +126,7 @@ fn a_permit_to_look_opens_nothing() {
     let standing = Standing {
         grant: &grant,
         ended: None,
+        suspended: false,
         command: None,
         orphans: Orphans::Admitted,
         uses: Uses::default(),

@@ -64,6 +64,9 @@ fn description(status: &Status, colours: bool) -> String {
         output::printable(&broker.identity),
     );
     text += &format!("vault   {}", output::printable(&vault.state));
+    if vault.state == "suspended" {
+        text += ": it locked itself, and grants wait for `kin unlock`";
+    }
     if let Some(secrets) = vault.secrets {
         text += &format!(", {}", counted(secrets as u64, "secret"));
     }

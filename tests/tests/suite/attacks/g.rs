@@ -1,6 +1,6 @@
 //! Can a value be taken from memory, or from what a process is started with? Keys and memory.
 
-use kin_tests::{Actor, Identity, Role, World, as_nobody};
+use kin_tests::{Actor, Identity, Role, World, as_nobody, binary};
 use nix::errno::Errno;
 use serde_json::json;
 
@@ -36,6 +36,27 @@ fn g01_nobody_of_the_same_user_looks_into_broker_keeper_and_front() {
             }
         }
     }
+}
+
+#[test]
+fn g06_where_memory_cannot_be_locked_doctor_warns_and_require_mlock_refuses() {
+    let name = "attacks::g::g06_where_memory_cannot_be_locked_doctor_warns_and_require_mlock_refuses";
+    if as_nobody(name) == Role::Done {
+        return;
+    }
+    let world = World::new();
+    let kin = binary();
+    let unlocked =
+        |verb: &'static [&str]| world.other("prlimit", ["--memlock=0", "--"]).args([&kin]).args(verb);
+    let doctor = unlocked(&["doctor", "--all"]).run();
+    assert!(doctor.text().contains("cannot be locked in memory"), "{doctor}");
+    unlocked(&["daemon"]).run().exits(0);
+    assert_eq!(world.status()["broker"]["memory_locked"], false);
+    world.kin(["stop"]).run().exits(0);
+    std::fs::write(world.path("kin/config/config.toml"), "[vault]\nrequire_mlock = true\n").expect("a file");
+    unlocked(&["daemon"]).run().refuses(3, &["locked in memory"]);
+    world.kin(["daemon"]).run().exits(0);
+    assert_eq!(world.status()["broker"]["memory_locked"], true);
 }
 
 #[test]
