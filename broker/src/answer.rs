@@ -32,9 +32,11 @@ impl Broker {
         match question {
             Question::Hello => plain(&Hello { pid: std::process::id(), version: version() }),
             Question::Init { method } => plain(&self.init(&method, value.as_ref(), bus)?),
-            Question::Unlock => {
-                self.unlock(Asker::Unlock, value.as_ref(), bus)?;
-                plain(&())
+            Question::Unlock { accept_rollback: false } => {
+                plain(&self.unlock(Asker::Unlock, value.as_ref(), bus).map(drop)?)
+            }
+            Question::Unlock { accept_rollback: true } => {
+                plain(&self.accept_rollback(value.as_ref(), bus).map(drop)?)
             }
             Question::Lock => plain(&Withdrawn { grants: self.lock() }),
             Question::Set { reference, generate, note } => {
@@ -257,7 +259,7 @@ impl Broker {
 fn forbidden_inside(question: &Question) -> Option<&'static str> {
     match question {
         Question::Init { .. } => Some("init"),
-        Question::Unlock => Some("unlock"),
+        Question::Unlock { .. } => Some("unlock"),
         Question::Set { .. } => Some("set"),
         Question::Reveal { .. } => Some("reveal"),
         Question::Remove { .. } => Some("rm"),

@@ -13,7 +13,7 @@ use crate::error::{Class, Error, Result};
 use crate::keys::{self, Identity};
 use crate::sys::memory::Plaintext;
 use crate::trust::{Tampered, TrustStore};
-use crate::vault::Vault;
+use crate::vault::{Place, Vault};
 
 /// The vault's state.
 #[derive(Default)]
@@ -80,7 +80,7 @@ impl Broker {
         let path = self.directories.vault_file();
         let identity = keys::create(&self.directories, method, passphrase, session_bus)?;
         let recipient = identity.recipient().to_string();
-        let vault = Vault::create(&path, &identity)?;
+        let vault = Vault::create(&Place::of(&self.directories), &identity)?;
         self.record(&vault_event(VaultChange::Init, None, None))?;
         self.open_up(&changing, identity, vault)?;
         Ok(VaultMade { recipient, vault: path })
@@ -110,11 +110,35 @@ impl Broker {
             _ => {}
         }
         let identity = keys::load(&self.directories, passphrase, session_bus)?;
-        let vault = Vault::open(&self.directories.vault_file(), &identity).inspect_err(|error| {
-            let _ = self.record(&vault_event(VaultChange::Reject, None, Some(&error.code)));
-        })?;
+        let vault = Vault::open(&Place::of(&self.directories), &identity);
+        let vault = vault.inspect_err(|error| self.rejected(error))?;
         self.record(&vault_event(VaultChange::Unlock, None, None))?;
         self.open_up(&changing, identity, vault)
+    }
+
+    /// Opens a vault that is not open and is older than the newest: a person put it there.
+    ///
+    /// # Errors
+    /// As [`Self::unlock`], without those about its age.
+    pub(crate) fn accept_rollback(
+        &self,
+        passphrase: Option<&Plaintext>,
+        session_bus: Option<&str>,
+    ) -> Result<Arc<Opened>> {
+        let refused = match self.unlock(Asker::Unlock, passphrase, session_bus) {
+            Err(error) if ["vault_rollback", "vault_unanchored"].contains(&&*error.code) => error,
+            opened => return opened,
+        };
+        let changing = self.change()?;
+        let identity = keys::load(&self.directories, passphrase, session_bus)?;
+        self.record(&vault_event(VaultChange::AcceptRollback, None, Some(&refused.message)))?;
+        let vault = Vault::open_old(&Place::of(&self.directories), &identity);
+        let vault = vault.inspect_err(|error| self.rejected(error))?;
+        self.open_up(&changing, identity, vault)
+    }
+
+    fn rejected(&self, error: &Error) {
+        let _ = self.record(&vault_event(VaultChange::Reject, None, Some(&error.code)));
     }
 
     fn open_up(

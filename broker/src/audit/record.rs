@@ -141,6 +141,7 @@ pub enum VaultChange {
     Unlock,
     Lock,
     Autolock,
+    AcceptRollback,
     Reject,
 }
 
@@ -356,6 +357,7 @@ impl VaultChange {
             Self::Unlock => "vault.unlock",
             Self::Lock => "vault.lock",
             Self::Autolock => "vault.autolock",
+            Self::AcceptRollback => "vault.accept_rollback",
             Self::Reject => "vault.reject",
         }
     }

@@ -69,7 +69,11 @@ pub enum Question {
         method: KeyMethod,
     },
     /// Unlock the vault; a passphrase travels as the value. → `()`.
-    Unlock,
+    Unlock {
+        /// Also one that is older than the newest: the person put it there.
+        #[serde(default)]
+        accept_rollback: bool,
+    },
     /// Lock the vault and end every grant. → [`Withdrawn`].
     Lock,
     /// Store a new version; the value travels as the value, or is generated here. → [`SecretInfo`].

@@ -78,6 +78,7 @@ impl<'de> Deserialize<'de> for Sealed {
 pub(super) struct Keys {
     recipient: age::x25519::Recipient,
     mac: Zeroizing<[u8; 32]>,
+    anchor: Zeroizing<[u8; 32]>,
     wrap: Plaintext,
 }
 
@@ -86,8 +87,14 @@ impl Keys {
         Self {
             recipient: identity.age().to_public(),
             mac: identity.derive("kin/vault-mac/1"),
+            anchor: super::anchor::key(identity),
             wrap: Plaintext::copy_of(&*identity.derive("kin/vault-key/1")),
         }
+    }
+
+    /// What the anchor is signed with.
+    pub(super) fn anchor(&self) -> &[u8; 32] {
+        &self.anchor
     }
 }
 

@@ -1,20 +1,24 @@
 //! The encrypted store of named secrets. It makes no access decisions: it opens a value for a logged
 //! permit, and for nothing else.
 
+mod anchor;
 mod container;
 mod seal;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kin_policy::{Permit, Reference};
+use zeroize::Zeroizing;
 
 use crate::Plaintext;
 use crate::audit::Logged;
 use crate::control::protocol::SecretInfo;
 use crate::error::{Class, Error, Result};
-use crate::files;
+use crate::files::{self, Disk, Prepared, RealDisk};
 use crate::keys::Identity;
+use crate::paths::Directories;
+use anchor::Freshness;
 use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
 
 /// Bytes of a value, at most.
@@ -22,50 +26,93 @@ pub const MAX_VALUE: usize = crate::control::MAX_VALUE;
 /// Bytes of a note, at most.
 pub const MAX_NOTE: usize = 1024;
 
+/// Where a vault is: its file, and the anchor outside of it that tells an old one.
+#[derive(Clone)]
+pub struct Place {
+    file: PathBuf,
+    anchor: PathBuf,
+    disk: Arc<dyn Disk>,
+}
+
+impl Place {
+    /// In these files; they should be in two directories, so that a backup of one is not one of both.
+    pub fn new(file: PathBuf, anchor: PathBuf) -> Self {
+        Self { file, anchor, disk: Arc::new(RealDisk) }
+    }
+
+    /// The user's.
+    pub fn of(directories: &Directories) -> Self {
+        Self::new(directories.vault_file(), directories.vault_anchor())
+    }
+}
+
 /// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker. A clone is a
 /// cheap snapshot: changing one changes the file and itself, and leaves the other as it was.
 #[derive(Clone)]
 pub struct Vault {
-    path: PathBuf,
+    place: Place,
     keys: Arc<Keys>,
     data_key: Arc<Plaintext>,
     content: Arc<Content>,
 }
 
 impl Vault {
-    /// Makes an empty vault at `path`.
+    /// Makes an empty vault.
     ///
     /// # Errors
     /// `vault_exists` (Denied) where something is there already, or a storage error.
-    pub fn create(path: &Path, identity: &Identity) -> Result<Self> {
-        if files::exists(path) {
-            let message = format!("{} is there already", path.display());
+    pub fn create(place: &Place, identity: &Identity) -> Result<Self> {
+        if files::exists(&place.file) {
+            let message = format!("{} is there already", place.file.display());
             return Err(Error::new(Class::Denied, "vault_exists", message).hint("move it away to begin anew"));
         }
         let keys = Keys::of(identity);
         let (content, data_key) = Content::new(&keys)?;
-        files::write_atomic(path, &content.encode(&keys)?)?;
-        Ok(Self::of(path, keys, data_key, content))
+        let vault = Self::of(place, keys, data_key, content);
+        vault.write(&vault.content)?;
+        Ok(vault)
     }
 
-    /// Reads the vault at `path`, all of it, and checks who wrote it.
+    /// Reads the vault, all of it, and checks who wrote it and that it is the newest.
     ///
     /// # Errors
     /// `vault_absent` (Locked); `unsafe_file`; class Integrity: `vault_corrupt`, `vault_unauthenticated`,
-    /// `vault_format`; a storage error.
-    pub fn open(path: &Path, identity: &Identity) -> Result<Self> {
-        let Some(file) = files::read_private(path, container::LIMIT)? else {
-            let message = format!("there is no vault at {}", path.display());
+    /// `vault_format`, `vault_rollback`, `vault_unanchored`; a storage error.
+    pub fn open(place: &Place, identity: &Identity) -> Result<Self> {
+        let (vault, file) = Self::read(place, identity)?;
+        let generation = vault.content.generation;
+        match anchor::check(&place.anchor, vault.keys.anchor(), generation, &file)? {
+            Freshness::Marked => {}
+            Freshness::Ahead => vault.mark(generation, &file)?.put_in_place()?,
+        }
+        Ok(vault)
+    }
+
+    /// As [`Self::open`], for a person who knows that the vault is an old one: it becomes the newest, under a
+    /// generation that no other vault has had.
+    ///
+    /// # Errors
+    /// As there, without those about its age.
+    pub fn open_old(place: &Place, identity: &Identity) -> Result<Self> {
+        let (mut vault, _) = Self::read(place, identity)?;
+        let next = Content::clone(&vault.content);
+        vault.commit(next)?;
+        Ok(vault)
+    }
+
+    fn read(place: &Place, identity: &Identity) -> Result<(Self, Zeroizing<Vec<u8>>)> {
+        let Some(file) = files::read_private(&place.file, container::LIMIT)? else {
+            let message = format!("there is no vault at {}", place.file.display());
             return Err(Error::new(Class::Locked, "vault_absent", message).hint("`kin init` makes one"));
         };
         let keys = Keys::of(identity);
-        let (content, data_key) = Content::decode(&file, path, identity, &keys)?;
-        Ok(Self::of(path, keys, data_key, content))
+        let (content, data_key) = Content::decode(&file, &place.file, identity, &keys)?;
+        Ok((Self::of(place, keys, data_key, content), file))
     }
 
-    fn of(path: &Path, keys: Keys, data_key: Plaintext, content: Content) -> Self {
+    fn of(place: &Place, keys: Keys, data_key: Plaintext, content: Content) -> Self {
         let (keys, data_key, content) = (Arc::new(keys), Arc::new(data_key), Arc::new(content));
-        Self { path: path.to_owned(), keys, data_key, content }
+        Self { place: place.clone(), keys, data_key, content }
     }
 
     /// Opens the current version of the secret that `permit` names.
@@ -80,7 +127,7 @@ impl Vault {
             .ok_or_else(|| Error::internal("unseal a value", "the permit is only to look"))?;
         let current = self.current(reference).ok_or_else(|| missing(reference))?;
         seal::open(&self.data_key, &place(reference, current.version), &current.sealed.0)
-            .ok_or_else(|| corrupt(&self.path, &format!("has a damaged value for {reference}")))
+            .ok_or_else(|| corrupt(&self.place.file, &format!("has a damaged value for {reference}")))
     }
 
     /// Stores a new version, which becomes the current one; `created` is in seconds of Unix time. Nothing
@@ -141,17 +188,31 @@ impl Vault {
 
     /// The file first, then memory: what was acknowledged is on the disk.
     fn commit(&mut self, mut next: Content) -> Result<()> {
-        next.generation += 1;
-        let file = next.encode(&self.keys)?;
+        let marked = anchor::generation(&self.place.anchor, self.keys.anchor());
+        next.generation = next.generation.max(marked) + 1;
+        self.write(&next)?;
+        self.content = Arc::new(next);
+        Ok(())
+    }
+
+    /// Both files are written before either is put in its place, so that a full disk changes neither; the
+    /// vault goes first, so that a crash leaves none that is older than its anchor.
+    fn write(&self, content: &Content) -> Result<()> {
+        let file = content.encode(&self.keys)?;
         if file.len() as u64 > container::LIMIT {
             let message = format!("the vault would be larger than {} MiB", container::LIMIT >> 20);
             return Err(
                 Error::new(Class::Storage, "vault_full", message).hint("remove secrets with `kin rm`")
             );
         }
-        files::write_atomic(&self.path, &file)?;
-        self.content = Arc::new(next);
-        Ok(())
+        let vault = Prepared::new(&*self.place.disk, &self.place.file, &file)?;
+        let anchor = self.mark(content.generation, &file)?;
+        vault.put_in_place()?;
+        anchor.put_in_place()
+    }
+
+    fn mark(&self, generation: u64, file: &[u8]) -> Result<Prepared<'_>> {
+        anchor::prepare(&*self.place.disk, &self.place.anchor, self.keys.anchor(), generation, file)
     }
 }
 
@@ -181,3 +242,7 @@ fn check_size(code: &'static str, what: &str, size: usize, limit: usize) -> Resu
 #[cfg(test)]
 #[path = "vault_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "crash_tests.rs"]
+mod crash_tests;

@@ -9,20 +9,33 @@ use crate::keys::{age_file, authenticate};
 struct Fixture {
     _dir: TempDir,
     path: PathBuf,
+    place: Place,
     identity: Identity,
 }
 
 fn fixture() -> (Fixture, Vault) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("vault.age");
+    let place = Place::new(path.clone(), dir.path().join("vault.anchor"));
     let identity = Identity::generate();
-    let vault = Vault::create(&path, &identity).unwrap();
-    (Fixture { _dir: dir, path, identity }, vault)
+    let vault = Vault::create(&place, &identity).unwrap();
+    (Fixture { _dir: dir, path, place, identity }, vault)
 }
 
 impl Fixture {
     fn open(&self) -> Result<Vault> {
-        Vault::open(&self.path, &self.identity)
+        Vault::open(&self.place, &self.identity)
+    }
+
+    /// As if these bytes had been acknowledged.
+    fn put(&self, file: &[u8]) {
+        std::fs::write(&self.path, file).unwrap();
+        let key = anchor::key(&self.identity);
+        let generation = self.payload()["generation"].as_u64().unwrap();
+        anchor::prepare(&RealDisk, &self.place.anchor, &key, generation, file)
+            .unwrap()
+            .put_in_place()
+            .unwrap();
     }
 
     /// The class and code that these bytes are refused with.
@@ -167,7 +180,7 @@ fn too_much_is_refused() {
 #[test]
 fn a_vault_is_never_overwritten_and_an_absent_one_is_said_to_be() {
     let (at, _vault) = fixture();
-    let error = Vault::create(&at.path, &at.identity).err().unwrap();
+    let error = Vault::create(&at.place, &at.identity).err().unwrap();
     assert_eq!((error.class, &*error.code), (Class::Denied, "vault_exists"));
     std::fs::remove_file(&at.path).unwrap();
     assert_eq!(at.open().err().unwrap().code, "vault_absent");
@@ -253,6 +266,73 @@ fn what_is_signed_but_no_vault_is_refused() {
 }
 
 #[test]
+fn f04_an_older_vault_is_refused_until_a_person_takes_it() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("first"), None, 1).unwrap();
+    let old = std::fs::read(&at.path).unwrap();
+    vault.set(&name("a"), &value("second"), None, 2).unwrap();
+    let newest = std::fs::read(&at.path).unwrap();
+    assert_eq!(at.refused(&old), integrity("vault_rollback"));
+    let error = at.open().err().unwrap();
+    assert!(error.message.contains("have generation 2, want 3"), "{error}");
+
+    let taken = Vault::open_old(&at.place, &at.identity).unwrap();
+    assert_eq!((taken.generation(), unseal(&taken, "a").unwrap()), (4, b"first".to_vec()));
+    assert_eq!(unseal(&at.open().unwrap(), "a").unwrap(), b"first");
+    // What had been the newest is an old one now.
+    assert_eq!(at.refused(&newest), integrity("vault_rollback"));
+}
+
+#[test]
+fn f04_another_vault_of_the_same_generation_is_refused() {
+    let (at, mut vault) = fixture();
+    let mut other = vault.clone();
+    vault.set(&name("a"), &value("mine"), None, 1).unwrap();
+    let (file, mark) = (std::fs::read(&at.path).unwrap(), std::fs::read(&at.place.anchor).unwrap());
+    std::fs::remove_file(&at.place.anchor).unwrap();
+    other.set(&name("a"), &value("a fork"), None, 1).unwrap();
+    let fork = std::fs::read(&at.path).unwrap();
+    std::fs::write(&at.place.anchor, mark).unwrap();
+    assert_eq!(at.refused(&fork), integrity("vault_rollback"));
+    std::fs::write(&at.path, file).unwrap();
+    assert_eq!(unseal(&at.open().unwrap(), "a").unwrap(), b"mine");
+}
+
+#[test]
+fn f04_a_missing_or_forged_anchor_is_refused() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    let mark = std::fs::read(&at.place.anchor).unwrap();
+    let code = || at.open().err().map(|error| (error.class, error.code.into_owned()));
+    std::fs::remove_file(&at.place.anchor).unwrap();
+    assert_eq!(code(), Some(integrity("vault_unanchored")));
+    let lower = String::from_utf8(mark.clone()).unwrap().replace("\"generation\":2", "\"generation\":1");
+    for forged in [&b""[..], b"{}", lower.as_bytes(), &mark[..mark.len() - 1]] {
+        std::fs::write(&at.place.anchor, forged).unwrap();
+        std::fs::set_permissions(&at.place.anchor, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        assert_eq!(code(), Some(integrity("vault_unanchored")));
+    }
+    std::fs::write(&at.place.anchor, mark).unwrap();
+    assert_eq!(code(), None);
+}
+
+#[test]
+fn f04_a_vault_that_is_ahead_of_its_anchor_is_accepted_and_marked() {
+    let (at, mut vault) = fixture();
+    let mark = std::fs::read(&at.place.anchor).unwrap();
+    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    std::fs::write(&at.place.anchor, &mark).unwrap();
+    assert_eq!(unseal(&at.open().unwrap(), "a").unwrap(), b"s3cret");
+    assert_ne!(std::fs::read(&at.place.anchor).unwrap(), mark);
+    // Also where the making of the vault was cut short before there was an anchor.
+    let (fresh, _vault) = fixture();
+    std::fs::remove_file(&fresh.place.anchor).unwrap();
+    fresh.open().unwrap();
+    assert!(fresh.place.anchor.exists());
+}
+
+#[test]
 fn f06_values_do_not_open_in_each_others_place() {
     let (at, mut vault) = fixture();
     vault.set(&name("a"), &value("value of a"), None, 1).unwrap();
@@ -263,25 +343,52 @@ fn f06_values_do_not_open_in_each_others_place() {
     payload["secrets"] = serde_json::json!({"a": secrets["b"], "b": secrets["a"]});
     assert_eq!(at.refused(&at.file(&payload, None)), integrity("vault_unauthenticated"));
 
-    files::write_atomic(&at.path, &at.file(&payload, Some(&at.identity))).unwrap();
+    at.put(&at.file(&payload, Some(&at.identity)));
     let swapped = at.open().unwrap();
     for reference in ["a", "b"] {
         assert_eq!(unseal(&swapped, reference).unwrap_err().code, "vault_corrupt");
     }
     payload["secrets"] = secrets;
     payload["secrets"]["a"]["versions"][0]["version"] = 2.into();
-    files::write_atomic(&at.path, &at.file(&payload, Some(&at.identity))).unwrap();
+    at.put(&at.file(&payload, Some(&at.identity)));
     assert_eq!(unseal(&at.open().unwrap(), "a").unwrap_err().code, "vault_corrupt");
 }
 
 #[test]
-fn f10_an_unsafe_vault_file_is_refused() {
+fn f10_an_unsafe_vault_file_is_refused_and_never_waited_for() {
+    use std::os::unix::fs::PermissionsExt;
     let (at, _vault) = fixture();
     let moved = at.path.with_extension("moved");
-    std::fs::rename(&at.path, &moved).unwrap();
+    let refused = |what: &str| {
+        let started = std::time::Instant::now();
+        let error = at.open().err().unwrap_or_else(|| panic!("{what} was opened"));
+        assert_eq!((error.class, &*error.code), (Class::Unsafe, "unsafe_file"), "{what}: {error}");
+        assert!(started.elapsed() < std::time::Duration::from_secs(1), "{what}");
+    };
+    let open_to_others = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&at.path, open_to_others).unwrap();
+    refused("mode 0644");
+    std::fs::set_permissions(&at.path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::hard_link(&at.path, &moved).unwrap();
+    refused("a second link");
+    std::fs::remove_file(&at.path).unwrap();
     std::os::unix::fs::symlink(&moved, &at.path).unwrap();
-    let error = at.open().err().unwrap();
-    assert_eq!((error.class, &*error.code), (Class::Unsafe, "unsafe_file"));
+    refused("a symbolic link");
+    std::fs::remove_file(&at.path).unwrap();
+    nix::unistd::mkfifo(&at.path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refused("a FIFO");
+    std::fs::remove_file(&at.path).unwrap();
+    std::fs::create_dir(&at.path).unwrap();
+    refused("a directory");
+    std::fs::remove_dir(&at.path).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(&at.path).unwrap();
+    refused("a socket");
+    drop(socket);
+    for device in ["/dev/null", "/dev/full"] {
+        let place = Place::new(device.into(), at.place.anchor.clone());
+        let error = Vault::open(&place, &at.identity).err().unwrap();
+        assert_eq!((error.class, &*error.code), (Class::Unsafe, "unsafe_file"), "{device}");
+    }
 }
 
 #[test]
