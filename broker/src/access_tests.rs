@@ -14,6 +14,7 @@ use crate::custody::Asker;
 use crate::identity::Choice;
 use crate::manifest::Manifest;
 use crate::paths::Directories;
+use crate::vault::Facts;
 use crate::{Plaintext, audit};
 
 const VALUE: &[u8] = b"postgres://app:hunter2@db/app";
@@ -37,7 +38,7 @@ impl House {
         broker.init(&key, None, None).unwrap();
         for reference in ["db/url", "db/other"] {
             let reference = Reference::new(reference).unwrap();
-            broker.set_secret(&reference, &Plaintext::copy_of(VALUE), None, None).unwrap();
+            broker.set_secret(&reference, &Plaintext::copy_of(VALUE), Facts::default(), None).unwrap();
         }
         let project = at.join("api");
         std::fs::create_dir(&project).unwrap();
@@ -357,7 +358,7 @@ fn a_removed_secret_is_not_there_and_a_new_version_is() {
     let tree = Tree::new();
     let _live = house.grant(&tree, None).unwrap();
     let reference = Reference::new("db/url").unwrap();
-    house.broker.set_secret(&reference, &Plaintext::copy_of(b"new"), None, None).unwrap();
+    house.broker.set_secret(&reference, &Plaintext::copy_of(b"new"), Facts::default(), None).unwrap();
     assert_eq!(house.open(tree.leaf, "DB").as_deref(), Ok(&b"new"[..]));
     house.broker.remove_secret(&reference, None).unwrap();
     assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Missing));

@@ -13,7 +13,7 @@ use crate::error::{Class, Error, Result};
 use crate::keys::{self, Identity};
 use crate::sys::memory::Plaintext;
 use crate::trust::{Tampered, TrustStore};
-use crate::vault::{Place, Vault};
+use crate::vault::{Facts, Place, Vault};
 
 /// The vault's state.
 #[derive(Default)]
@@ -35,7 +35,7 @@ pub(crate) struct Opened {
     pub(crate) trust: Arc<Mutex<TrustStore>>,
     /// Where its key came from.
     pub(crate) key: KeyMethod,
-    identity: Arc<Identity>,
+    pub(crate) identity: Arc<Identity>,
 }
 
 /// Who wants the vault open.
@@ -82,7 +82,7 @@ impl Broker {
         let recipient = identity.recipient().to_string();
         let vault = Vault::create(&Place::of(&self.directories), &identity)?;
         self.record(&vault_event(VaultChange::Init, None, None))?;
-        self.open_up(&changing, identity, vault)?;
+        self.open_up(&changing, Arc::new(identity), vault)?;
         Ok(VaultMade { recipient, vault: path })
     }
 
@@ -113,7 +113,7 @@ impl Broker {
         let vault = Vault::open(&Place::of(&self.directories), &identity);
         let vault = vault.inspect_err(|error| self.rejected(error))?;
         self.record(&vault_event(VaultChange::Unlock, None, None))?;
-        self.open_up(&changing, identity, vault)
+        self.open_up(&changing, Arc::new(identity), vault)
     }
 
     /// Opens a vault that is not open and is older than the newest: a person put it there.
@@ -134,17 +134,17 @@ impl Broker {
         self.record(&vault_event(VaultChange::AcceptRollback, None, Some(&refused.message)))?;
         let vault = Vault::open_old(&Place::of(&self.directories), &identity);
         let vault = vault.inspect_err(|error| self.rejected(error))?;
-        self.open_up(&changing, identity, vault)
+        self.open_up(&changing, Arc::new(identity), vault)
     }
 
     fn rejected(&self, error: &Error) {
         let _ = self.record(&vault_event(VaultChange::Reject, None, Some(&error.code)));
     }
 
-    fn open_up(
+    pub(crate) fn open_up(
         &self,
         _changing: &MutexGuard<'_, ()>,
-        identity: Identity,
+        identity: Arc<Identity>,
         vault: Vault,
     ) -> Result<Arc<Opened>> {
         let (trust, Tampered(tampered)) = TrustStore::open(&self.directories.trust_file(), &identity)?;
@@ -158,12 +158,8 @@ impl Broker {
             })?;
         }
         let key = keys::method(&self.directories)?.ok_or_else(locked)?;
-        let opened = Arc::new(Opened {
-            key,
-            vault: Arc::new(vault),
-            trust: Arc::new(Mutex::new(trust)),
-            identity: Arc::new(identity),
-        });
+        let opened =
+            Arc::new(Opened { key, vault: Arc::new(vault), trust: Arc::new(Mutex::new(trust)), identity });
         *self.custody.write() = Custody::Open(opened.clone());
         self.autolock.is_over();
         Ok(opened)
@@ -184,14 +180,16 @@ impl Broker {
         &self,
         reference: &Reference,
         value: &Plaintext,
-        note: Option<String>,
+        facts: Facts,
         session_bus: Option<&str>,
     ) -> Result<SecretInfo> {
         self.unlock(Asker::Person, None, session_bus)?;
-        self.change_vault(|vault| vault.set(reference, value, note, clock::unix_seconds())).and_then(|info| {
-            self.record(&vault_event(VaultChange::Write, Some(reference), None))?;
-            Ok(info)
-        })
+        self.change_vault(|vault| vault.set(reference, value, facts, clock::unix_seconds())).and_then(
+            |info| {
+                self.record(&vault_event(VaultChange::Write, Some(reference), None))?;
+                Ok(info)
+            },
+        )
     }
 
     /// Destroys every version of a secret.
@@ -224,7 +222,7 @@ impl Broker {
         Ok(done)
     }
 
-    fn change(&self) -> Result<MutexGuard<'_, ()>> {
+    pub(crate) fn change(&self) -> Result<MutexGuard<'_, ()>> {
         self.changing.try_lock_for(std::time::Duration::from_secs(10)).ok_or_else(|| {
             Error::new(Class::Timeout, "timeout", "another change of the vault takes too long")
                 .hint("try again")

@@ -142,6 +142,8 @@ pub enum VaultChange {
     Lock,
     Autolock,
     AcceptRollback,
+    Backup,
+    Restore,
     Reject,
 }
 
@@ -357,6 +359,8 @@ impl VaultChange {
             Self::Unlock => "vault.unlock",
             Self::Lock => "vault.lock",
             Self::Autolock => "vault.autolock",
+            Self::Backup => "vault.backup",
+            Self::Restore => "vault.restore",
             Self::AcceptRollback => "vault.accept_rollback",
             Self::Reject => "vault.reject",
         }

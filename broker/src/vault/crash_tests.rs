@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -171,7 +170,9 @@ fn record() -> Recording {
     for done in 1..=VALUES.len() {
         let name = Reference::new("a").unwrap();
         match VALUES.get(done) {
-            Some(value) => drop(vault.set(&name, &Plaintext::copy_of(value.as_bytes()), None, 1).unwrap()),
+            Some(value) => {
+                drop(vault.set(&name, &Plaintext::copy_of(value.as_bytes()), Facts::default(), 1).unwrap())
+            }
             None => drop(vault.remove(&name).unwrap()),
         }
         files.push(std::fs::read(&place.file).unwrap());
@@ -331,10 +332,10 @@ fn a_set_fails(at: usize, errno: i32) -> bool {
     let place = Place { disk: Arc::new(Failing { left: left.clone(), errno }), ..place(&dir) };
     let mut vault = Vault::create(&place, &identity).unwrap();
     let name = Reference::new("a").unwrap();
-    vault.set(&name, &Plaintext::copy_of(b"old"), None, 1).unwrap();
+    vault.set(&name, &Plaintext::copy_of(b"old"), Facts::default(), 1).unwrap();
     let before = std::fs::read(&place.file).unwrap();
     left.store(at, Ordering::Relaxed);
-    let outcome = vault.set(&name, &Plaintext::copy_of(b"new"), None, 2);
+    let outcome = vault.set(&name, &Plaintext::copy_of(b"new"), Facts::default(), 2);
     // Counted down past 0: that operation took place.
     let reached = left.swap(usize::MAX, Ordering::Relaxed) > usize::MAX / 2;
     let after = std::fs::read(&place.file).unwrap();
@@ -353,7 +354,7 @@ fn a_set_fails(at: usize, errno: i32) -> bool {
     assert_eq!(found, if after == before { 1 } else { 2 }, "torn by {errno} at {at}");
     assert!(outcome.is_err() || found == 2, "acknowledged and lost by {errno} at {at}");
     // The disk works again, and so does the vault.
-    vault.set(&name, &Plaintext::copy_of(b"newer"), None, 3).unwrap();
+    vault.set(&name, &Plaintext::copy_of(b"newer"), Facts::default(), 3).unwrap();
     assert_eq!(Vault::open(&place, &identity).unwrap().info(&name).unwrap().size, 5);
     reached
 }

@@ -3,9 +3,10 @@
 
 mod anchor;
 mod container;
+mod history;
 mod seal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kin_policy::{Permit, Reference};
@@ -13,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::Plaintext;
 use crate::audit::Logged;
-use crate::control::protocol::SecretInfo;
+use crate::control::protocol::{SecretInfo, VersionInfo};
 use crate::error::{Class, Error, Result};
 use crate::files::{self, Disk, Prepared, RealDisk};
 use crate::keys::Identity;
@@ -44,6 +45,17 @@ impl Place {
     pub fn of(directories: &Directories) -> Self {
         Self::new(directories.vault_file(), directories.vault_anchor())
     }
+}
+
+/// What is kept beside a value, and is no secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// A note for people.
+    pub note: Option<String>,
+    /// When it should be replaced: seconds of Unix time.
+    pub due: Option<i64>,
+    /// How the broker made it, where it did.
+    pub generated: Option<String>,
 }
 
 /// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker. A clone is a
@@ -100,6 +112,34 @@ impl Vault {
         Ok(vault)
     }
 
+    /// The vault in the bytes of a backup, for a look. It has the place of the one that it may replace.
+    ///
+    /// # Errors
+    /// Class Integrity: `vault_corrupt`, `vault_unauthenticated`, `vault_format`.
+    pub fn of_backup(place: &Place, from: &Path, bytes: &[u8], identity: &Identity) -> Result<Self> {
+        let keys = Keys::of(identity);
+        let (content, data_key) = Content::decode(bytes, from, identity, &keys)?;
+        Ok(Self::of(place, keys, data_key, content))
+    }
+
+    /// Puts this vault in the place of the one that is there, as the newest.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn restore(&mut self) -> Result<()> {
+        self.commit(Content::clone(&self.content))
+    }
+
+    /// The vault's file, read again and checked: what a backup is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn copy(place: &Place, identity: &Identity) -> Result<(Self, Zeroizing<Vec<u8>>)> {
+        let (vault, file) = Self::read(place, identity)?;
+        anchor::check(&place.anchor, vault.keys.anchor(), vault.content.generation, &file)?;
+        Ok((vault, file))
+    }
+
     fn read(place: &Place, identity: &Identity) -> Result<(Self, Zeroizing<Vec<u8>>)> {
         let Some(file) = files::read_private(&place.file, container::LIMIT)? else {
             let message = format!("there is no vault at {}", place.file.display());
@@ -121,17 +161,48 @@ impl Vault {
     /// `secret_missing` where the vault has none of that name, `vault_corrupt` where its value is not the
     /// one that was sealed for that name and version; an internal error for a permit that names none.
     pub fn unseal(&self, permit: &Logged<Permit>) -> Result<Plaintext> {
-        let reference = permit
-            .get()
-            .reference()
-            .ok_or_else(|| Error::internal("unseal a value", "the permit is only to look"))?;
-        let current = self.current(reference).ok_or_else(|| missing(reference))?;
-        seal::open(&self.data_key, &place(reference, current.version), &current.sealed.0)
+        let reference = named(permit)?;
+        self.open_version(reference, self.current(reference).ok_or_else(|| missing(reference))?)
+    }
+
+    /// Opens one version of the secret that `permit` names; `now` is in seconds of Unix time.
+    ///
+    /// # Errors
+    /// As [`Self::unseal`]; `version_missing` and `version_destroyed` (Usage).
+    pub fn unseal_version(&self, permit: &Logged<Permit>, version: u64, now: i64) -> Result<Plaintext> {
+        let reference = named(permit)?;
+        self.check_version(reference, version, now)?;
+        let found = self.versions(reference).iter().find(|found| found.version == version);
+        self.open_version(reference, found.ok_or_else(|| missing(reference))?)
+    }
+
+    /// Whether one version can still be read.
+    ///
+    /// # Errors
+    /// `secret_missing`, `version_missing`, `version_destroyed` (Usage).
+    pub fn check_version(&self, reference: &Reference, version: u64, now: i64) -> Result<()> {
+        let refuse = |code, message| {
+            let hint = format!("`kin history {reference}` shows what there is");
+            Err(Error::new(Class::Usage, code, message).hint(hint))
+        };
+        match self.history(reference, now)?.iter().find(|found| found.version == version) {
+            None => refuse("version_missing", format!("{reference} has no version {version}")),
+            Some(found) if found.readable => Ok(()),
+            Some(_) => refuse(
+                "version_destroyed",
+                format!("the value of {reference}, version {version}, is destroyed"),
+            ),
+        }
+    }
+
+    fn open_version(&self, reference: &Reference, version: &Version) -> Result<Plaintext> {
+        let sealed = version.sealed.as_ref().map_or(&[][..], |sealed| &sealed.0);
+        seal::open(&self.data_key, &place(reference, version.version), sealed)
             .ok_or_else(|| corrupt(&self.place.file, &format!("has a damaged value for {reference}")))
     }
 
-    /// Stores a new version, which becomes the current one; `created` is in seconds of Unix time. Nothing
-    /// changes where the vault cannot be written.
+    /// Stores a new version, which becomes the current one; `created` is in seconds of Unix time. Older ones
+    /// can be read for a while. Nothing changes where the vault cannot be written.
     ///
     /// # Errors
     /// `value_too_large`, `note_too_long` (Usage), `vault_full`, or another storage error.
@@ -139,20 +210,47 @@ impl Vault {
         &mut self,
         reference: &Reference,
         value: &Plaintext,
-        note: Option<String>,
+        facts: Facts,
         created: i64,
     ) -> Result<SecretInfo> {
+        self.set_all([(reference.clone(), value, facts)], created)?;
+        self.info(reference).ok_or_else(|| missing(reference))
+    }
+
+    /// As [`Self::set`], for many at once: all of them, or none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_all<'v>(
+        &mut self,
+        new: impl IntoIterator<Item = (Reference, &'v Plaintext, Facts)>,
+        created: i64,
+    ) -> Result<()> {
+        let mut next = Content::clone(&self.content);
+        for (reference, value, facts) in new {
+            let record = next.secrets.entry(reference.clone()).or_default();
+            let version = self.seal_version(&reference, record, value, facts, created)?;
+            record.versions.push(version);
+        }
+        next.secrets.values_mut().for_each(|record| history::forget(record, created));
+        self.commit(next)
+    }
+
+    fn seal_version(
+        &self,
+        reference: &Reference,
+        record: &Record,
+        value: &Plaintext,
+        facts: Facts,
+        created: i64,
+    ) -> Result<Version> {
+        let Facts { note, due, generated } = facts;
         check_size("value_too_large", "the value", value.len(), MAX_VALUE)?;
         check_size("note_too_long", "the note", note.as_ref().map_or(0, String::len), MAX_NOTE)?;
-        let version = self.current(reference).map_or(0, |current| current.version) + 1;
+        let version = record.versions.last().map_or(0, |current| current.version) + 1;
         let sealed = seal::seal(&self.data_key, &place(reference, version), value.bytes())?;
-        let size = value.len() as u64;
-        let version = Version { version, created, size, note, sealed: Sealed(sealed.into()) };
-        let info = describe(reference, &version);
-        let mut next = Content::clone(&self.content);
-        next.secrets.insert(reference.clone(), Record { versions: vec![version] });
-        self.commit(next)?;
-        Ok(info)
+        let (size, sealed) = (value.len() as u64, Some(Sealed(sealed.into())));
+        Ok(Version { version, created, size, note, due, generated, sealed })
     }
 
     /// Destroys every version of a secret; tells what it was.
@@ -182,8 +280,23 @@ impl Vault {
         self.content.generation
     }
 
+    /// Every version of a secret that is remembered, oldest first; `now` is in seconds of Unix time.
+    ///
+    /// # Errors
+    /// `secret_missing`.
+    pub fn history(&self, reference: &Reference, now: i64) -> Result<Vec<VersionInfo>> {
+        match self.versions(reference) {
+            [] => Err(missing(reference)),
+            versions => Ok(history::describe(versions, now)),
+        }
+    }
+
+    fn versions(&self, reference: &Reference) -> &[Version] {
+        self.content.secrets.get(reference).map_or(&[], |record| &record.versions)
+    }
+
     fn current(&self, reference: &Reference) -> Option<&Version> {
-        self.content.secrets.get(reference)?.versions.last()
+        self.versions(reference).last()
     }
 
     /// The file first, then memory: what was acknowledged is on the disk.
@@ -229,7 +342,14 @@ fn describe(reference: &Reference, current: &Version) -> SecretInfo {
         size: current.size,
         created: current.created,
         note: current.note.clone(),
+        due: current.due,
+        generated: current.generated.clone(),
     }
+}
+
+fn named(permit: &Logged<Permit>) -> Result<&Reference> {
+    let reference = permit.get().reference();
+    reference.ok_or_else(|| Error::internal("unseal a value", "the permit is only to look"))
 }
 
 fn check_size(code: &'static str, what: &str, size: usize, limit: usize) -> Result<()> {

@@ -70,6 +70,9 @@ fn description(status: &Status, colours: bool) -> String {
     if let Some(secrets) = vault.secrets {
         text += &format!(", {}", counted(secrets as u64, "secret"));
     }
+    if vault.overdue > 0 {
+        text += &format!(", {} due for rotation", vault.overdue);
+    }
     match &vault.key {
         Some(KeyMethod::Keyring) => text += ", identity in the keyring",
         Some(KeyMethod::Passphrase) => text += ", identity behind a passphrase",

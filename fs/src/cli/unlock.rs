@@ -76,7 +76,7 @@ fn unlock_with(client: &mut Client, given: Option<Plaintext>, accept_rollback: b
     client.ask_with(Question::Unlock { accept_rollback }, passphrase.as_ref())
 }
 
-fn ask_passphrase() -> Result<Plaintext> {
+pub(super) fn ask_passphrase() -> Result<Plaintext> {
     let mut terminal = Terminal::open().ok_or_else(|| {
         Error::new(
             Class::Locked,

@@ -83,7 +83,7 @@ impl Scene {
     ) -> std::io::Result<()> {
         let needs_vault = matches!(
             question,
-            Question::Set { .. } | Question::List | Question::Show { .. } | Question::Reveal { .. }
+            Question::Set(_) | Question::List | Question::Show { .. } | Question::Reveal { .. }
         );
         if needs_vault && self.locked {
             return fail(stream, Error::new(Class::Locked, "passphrase_needed", "the vault is locked"));
@@ -106,7 +106,7 @@ impl Scene {
                 let grants = (0..self.grants).map(|n| GrantId::from_bytes([n as u8 + 1; 16])).collect();
                 done(stream, &Withdrawn { grants })
             }
-            Question::Set { .. } | Question::Remove { .. } => done(stream, &secret("db/url", None)),
+            Question::Set(_) | Question::Remove { .. } => done(stream, &secret("db/url", None)),
             Question::List => {
                 done(stream, &vec![secret("db/url", None), secret("tls/key", Some("from\u{1b}[31m ops"))])
             }
@@ -135,6 +135,7 @@ impl Scene {
             file: file.parse().unwrap(),
             reference: reference.parse().unwrap(),
             present: (!self.locked).then_some(present),
+            due: None,
         };
         ManifestInfo {
             directory: directory.into(),
@@ -193,6 +194,7 @@ impl Scene {
                 state: if self.locked { "locked" } else { "unlocked" }.into(),
                 key: Some(KeyMethod::Passphrase),
                 secrets: (!self.locked).then_some(2),
+                overdue: 0,
             },
             mount: MountStatus { path: home.join("run/mnt"), mounted: true },
             grants: (0..self.grants).map(grant).collect(),
@@ -207,6 +209,8 @@ fn secret(reference: &str, note: Option<&str>) -> SecretInfo {
         size: 11,
         created: 1_795_000_000,
         note: note.map(Into::into),
+        due: note.map(|_| 1),
+        generated: None,
     }
 }
 
