@@ -23,4 +23,5 @@ pub use daemon::Daemon;
 pub use kin::{Kin, Output};
 pub use probe::{Actor, Part, Probe, Remote};
 pub use rerun::{Role, answer, as_member, as_nobody, in_user_namespace, is_root, needs_root};
+pub use sweep::of_memory as memory_of;
 pub use world::{Identity, World, binary, eventually};

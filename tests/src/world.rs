@@ -254,6 +254,17 @@ impl World {
         std::fs::write(self.project().join("kin.toml"), text).expect("kin.toml");
     }
 
+    /// Writes the user's `config.toml`.
+    ///
+    /// # Panics
+    /// Where it cannot be written.
+    pub fn configure(&self, text: &str) {
+        let config = self.path("kin/config");
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true).mode(0o700).create(&config).expect("a directory");
+        std::fs::write(config.join("config.toml"), text).expect("config.toml");
+    }
+
     /// Trusts it.
     ///
     /// # Panics

@@ -1,6 +1,5 @@
 //! Does a grant end when it should, and for everybody? Withdrawal.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
 use kin_tests::{Actor, Identity, World, binary, eventually, process, record};
@@ -141,9 +140,7 @@ fn d07_lock_ends_every_grant_and_runs_wait_for_unlock() {
 
 fn suspends(identity: Identity) {
     let world = World::with(identity);
-    let config = world.path("kin/config");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config).expect("a directory");
-    std::fs::write(config.join("config.toml"), "[vault]\nauto_lock = \"2s\"\n").expect("config.toml");
+    world.configure("[vault]\nauto_lock = \"2s\"\n");
     let world = world.initialised().with_secrets();
     let member = world.member(&[]);
     let fd = member.open(&world.file(DATABASE)).expect("open");

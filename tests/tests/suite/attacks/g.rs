@@ -53,7 +53,7 @@ fn g06_where_memory_cannot_be_locked_doctor_warns_and_require_mlock_refuses() {
     unlocked(&["daemon"]).run().exits(0);
     assert_eq!(world.status()["broker"]["memory_locked"], false);
     world.kin(["stop"]).run().exits(0);
-    std::fs::write(world.path("kin/config/config.toml"), "[vault]\nrequire_mlock = true\n").expect("a file");
+    world.configure("[vault]\nrequire_mlock = true\n");
     unlocked(&["daemon"]).run().refuses(3, &["locked in memory"]);
     world.kin(["daemon"]).run().exits(0);
     assert_eq!(world.status()["broker"]["memory_locked"], true);
@@ -105,4 +105,52 @@ fn a_binding_with_env_path_gives_the_path_of_its_file() {
     let narrow = world.member(&["--only", crate::API]);
     let variables = narrow.ask("environ", json!({})).expect("its environment");
     assert_eq!(variables["DATABASE_URL_FILE"], serde_json::Value::Null);
+}
+
+mod needs_root {
+    use std::time::Duration;
+
+    use kin_tests::{eventually, memory_of};
+
+    use super::*;
+
+    /// The line of a key file that is the identity.
+    fn identity(world: &World) -> String {
+        let file = std::fs::read_to_string(world.path("identity")).expect("the key file");
+        file.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).expect("an identity").to_owned()
+    }
+
+    fn sweep(name: &str, config: &str, lock: impl FnOnce(&World)) {
+        kin_tests::needs_root();
+        let world = World::new();
+        world.configure(config);
+        let world = world.initialised().with_secrets();
+        let member = world.member(&[]);
+        let fd = member.open(&world.file(DATABASE)).expect("open");
+        assert_eq!(member.pread(fd, 100, 0), Ok(database(&world)));
+        let key = identity(&world);
+        let value = String::from_utf8(database(&world)).expect("text");
+        let other = String::from_utf8(world.value("api/key")).expect("text");
+        world.kin(["reveal", "api/key", "--yes"]).run().exits(0);
+        let (broker, secrets) = (world.broker().pid, [value, key, other]);
+        // What is in use is there, so an empty sweep means something.
+        assert!(!memory_of(broker, &secrets[..1]).is_empty(), "{name}: a value that is open");
+        assert!(!memory_of(broker, &secrets[1..2]).is_empty(), "{name}: the identity of an open vault");
+        lock(&world);
+        assert_eq!(memory_of(broker, &secrets), Vec::<String>::new(), "{name}");
+        assert_eq!(memory_of(member.started(), &secrets), Vec::<String>::new(), "{name}: the front");
+    }
+
+    #[test]
+    fn g04_after_a_lock_no_value_and_no_key_is_in_memory() {
+        sweep("lock", "", |world| drop(world.kin(["lock"]).run().exits(0)));
+    }
+
+    #[test]
+    fn g04_after_an_automatic_lock_no_value_and_no_key_is_in_memory() {
+        sweep("idle", "[vault]\nauto_lock = \"5s\"\n", |world| {
+            let suspended = || world.status()["vault"]["state"] == "suspended";
+            eventually("the vault locks itself", Duration::from_secs(15), suspended);
+        });
+    }
 }
