@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Ending, Exe, FileName, GrantId, Lineage, Namespaces, Permit,
-    Reach, Reader, Reference, Request, Tid, Unidentified, decide,
+    Action, Decision, Denial, DirectoryName, Exe, FileName, GrantId, Lineage, Namespaces, Permit, Reach,
+    Reader, Reference, Request, Standing, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
@@ -96,13 +96,24 @@ impl Asker {
         lineage.map_or_else(|why| Reader::Unproven(*why), Reader::Proven)
     }
 
-    /// What is decided at this moment.
-    fn decided(&self, action: Action, project: &DirectoryName, file: Option<&FileName>) -> Decision {
+    /// What is decided at this moment; `suspended` says whether the vault has locked itself.
+    fn decided(
+        &self,
+        action: Action,
+        project: &DirectoryName,
+        file: Option<&FileName>,
+        suspended: bool,
+    ) -> Decision {
         let (reader, namespaces, exe) = (self.reader(), self.namespaces, self.exe);
         let request = Request { action, reader, namespaces, exe, project, file };
         let Some(live) = &self.live else { return decide(&request, &[], clock::now()) };
         let around = live.around(file);
-        decide(&request, &[live.standing(file, &around)], clock::now())
+        decide(&request, &[Standing { suspended, ..live.standing(file, &around) }], clock::now())
+    }
+
+    /// Why there is no vault to open from.
+    fn withheld(&self) -> Refusal {
+        self.live.as_deref().map_or(Refusal::Missing, withheld)
     }
 
     /// Whether the reader is in other namespaces than its grant.
@@ -134,7 +145,8 @@ impl Broker {
     ) -> Result<FileFacts, Refusal> {
         let (live, _) = self.permitted(caller, Action::Look, project, Some(file), op)?;
         let binding = live.grant.bindings.get(file).ok_or(Refusal::Denied(Denial::NoBinding))?;
-        let info = self.vault().and_then(|vault| vault.info(&binding.reference)).ok_or(Refusal::Missing)?;
+        let vault = self.vault().ok_or_else(|| withheld(&live))?;
+        let info = vault.info(&binding.reference).ok_or(Refusal::Missing)?;
         Ok(FileFacts { size: info.size, modified: info.created })
     }
 
@@ -177,7 +189,7 @@ impl Broker {
         }
         let permit = self.permit_of(&judged, caller, project, Some(file), Op::Open)?;
         // One snapshot of the vault, so that the version in the record is the one that is unsealed.
-        let vault = self.vault().ok_or(Refusal::Missing)?;
+        let vault = self.vault().ok_or_else(|| judged.asker.withheld())?;
         let reference = permit.reference().cloned().ok_or(Refusal::Broken)?;
         let version = vault.version(&reference).ok_or(Refusal::Missing)?;
         let logged = self.log(permit, (&reference, version), &judged, caller, file)?;
@@ -186,7 +198,9 @@ impl Broker {
             "secret_missing" => Refusal::Missing,
             _ => Refusal::Broken,
         })?;
-        Ok(Delivery::new(live, project.clone(), file.clone(), value))
+        let delivery = Delivery::new(live, project.clone(), file.clone(), value);
+        self.autolock.used(&delivery);
+        Ok(delivery)
     }
 
     /// Writes the delivery down. It is decided once more under the log's own lock: what the record shows as
@@ -206,10 +220,11 @@ impl Broker {
         let reader = facts(known, &program, caller);
         let (grant, elsewhere) = (live.grant.id, judged.asker.elsewhere());
         let event = Event::Allow { grant, project, file, reference, version, elsewhere, reader };
-        let still_valid = || match judged.asker.decided(Action::Open, project, Some(file)) {
-            Decision::Permit(_) => Ok(()),
-            Decision::Deny(denial) => Err(denial),
-        };
+        let still_valid =
+            || match judged.asker.decided(Action::Open, project, Some(file), self.autolock.has_locked()) {
+                Decision::Permit(_) => Ok(()),
+                Decision::Deny(denial) => Err(denial),
+            };
         self.audit.append_permit(permit, &event, still_valid, || live.opened(file)).map_err(|error| {
             match error {
                 NotLogged::Denied(denial) => {
@@ -240,8 +255,7 @@ impl Broker {
             return Err(Halt::Unhashed(unhashed));
         }
         let _ = self.permit_of(&judged, caller, project, file, Op::Read)?;
-        let ended = || Refusal::Denied(Denial::Ended(delivery.live.ended().unwrap_or(Ending::Revoked)));
-        delivery.reading().ok_or_else(|| ended().into())
+        delivery.reading().ok_or_else(|| withheld(&delivery.live).into())
     }
 
     fn permitted(
@@ -282,7 +296,7 @@ impl Broker {
             (exe, _) => (exe, None),
         };
         let asker = Asker { known, again, live, namespaces, exe };
-        Judged { decision: asker.decided(action, project, file), asker, unhashed }
+        Judged { decision: asker.decided(action, project, file, self.autolock.has_locked()), asker, unhashed }
     }
 
     /// The reader's way up as it is now, where what was proven once is not enough:
@@ -364,6 +378,12 @@ impl Broker {
 fn is_pinned(live: &LiveGrant, action: Action, file: Option<&FileName>) -> bool {
     let delivers = matches!(action, Action::Open | Action::Read { .. });
     delivers && file.and_then(|file| live.grant.bindings.get(file)).is_some_and(|b| !b.exe.is_empty())
+}
+
+/// The vault was locked under a grant: by a person, which ended the grant, or by itself. A handle that was
+/// wiped then has no value any more, also after an unlock: it is for a new open to get one.
+fn withheld(live: &LiveGrant) -> Refusal {
+    Refusal::Denied(live.ended().map_or(Denial::Suspended, Denial::Ended))
 }
 
 fn facts<'a>(known: &'a Known, program: &'a Program, caller: Caller) -> ReaderFacts<'a> {

@@ -10,9 +10,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::control::Peer;
 use crate::control::protocol::{GrantRequest, KeyMethod};
+use crate::custody::Asker;
 use crate::identity::Choice;
 use crate::manifest::Manifest;
 use crate::paths::Directories;
+use crate::vault::Facts;
 use crate::{Plaintext, audit};
 
 const VALUE: &[u8] = b"postgres://app:hunter2@db/app";
@@ -36,14 +38,14 @@ impl House {
         broker.init(&key, None, None).unwrap();
         for reference in ["db/url", "db/other"] {
             let reference = Reference::new(reference).unwrap();
-            broker.set_secret(&reference, &Plaintext::copy_of(VALUE), None, None).unwrap();
+            broker.set_secret(&reference, &Plaintext::copy_of(VALUE), Facts::default(), None).unwrap();
         }
         let project = at.join("api");
         std::fs::create_dir(&project).unwrap();
         let manifest =
             "schema = 1\n[project]\nname = \"api\"\n[bindings]\nDB = \"db/url\"\nOTHER = \"db/other\"\n";
         std::fs::write(project.join("kin.toml"), manifest).unwrap();
-        let opened = broker.unlock(false, None, None).unwrap();
+        let opened = broker.unlock(Asker::Person, None, None).unwrap();
         opened.trust.lock().trust(&Manifest::read(&project).unwrap(), 0).unwrap();
         Self { broker, _home: home, project }
     }
@@ -381,7 +383,7 @@ fn a_removed_secret_is_not_there_and_a_new_version_is() {
     let tree = Tree::new();
     let _live = house.grant(&tree, None).unwrap();
     let reference = Reference::new("db/url").unwrap();
-    house.broker.set_secret(&reference, &Plaintext::copy_of(b"new"), None, None).unwrap();
+    house.broker.set_secret(&reference, &Plaintext::copy_of(b"new"), Facts::default(), None).unwrap();
     assert_eq!(house.open(tree.leaf, "DB").as_deref(), Ok(&b"new"[..]));
     house.broker.remove_secret(&reference, None).unwrap();
     assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Missing));
@@ -394,8 +396,54 @@ fn d07_locking_ends_every_grant_and_only_a_person_unlocks() {
     let live = house.grant(&tree, None).unwrap();
     assert_eq!(house.broker.lock(), [live.grant.id]);
     assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Denied(Denial::Ended(Ending::Locked))));
-    assert_eq!(house.broker.unlock(false, None, None).err().unwrap().code, "vault_locked");
-    assert!(house.broker.unlock(true, None, None).is_ok());
+    assert_eq!(house.broker.unlock(Asker::Person, None, None).err().unwrap().code, "vault_locked");
+    assert!(house.broker.unlock(Asker::Unlock, None, None).is_ok());
+}
+
+#[test]
+fn d07_a_vault_that_locked_itself_suspends_its_grants_until_a_person_unlocks() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let live = house.grant(&tree, None).unwrap();
+    let caller = Caller { tid: tree.leaf, uid: 0, mount: None };
+    let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DB").unwrap());
+    let delivery = house.broker.open(caller, &project, &file, None).unwrap();
+    house.broker.lock_itself("idle");
+
+    let waits = Refusal::Denied(Denial::Suspended);
+    assert_eq!(house.open(tree.leaf, "DB"), Err(waits));
+    assert_eq!(house.broker.read(caller, &delivery, false, None).err().map(refusal), Some(waits));
+    assert_eq!(house.broker.look_at_file(caller, &project, &file, Op::Getattr), Err(waits));
+    assert_eq!(house.open(tree.leaf, "NONE"), Err(Refusal::Denied(Denial::NoBinding)));
+    assert_eq!(house.broker.names(caller, &project).unwrap().len(), 2);
+    assert_eq!(house.open(std::process::id(), "DB"), Err(Refusal::Denied(Denial::OutsideTree)));
+    assert!(delivery.reading().is_none(), "what was delivered is wiped");
+    assert!(live.is_live(clock::now()));
+
+    // Neither an open nor whoever may only look opens it again.
+    assert_eq!(house.broker.unlock(Asker::Anybody, None, None).err().unwrap().code, "vault_locked");
+    assert_eq!(house.open(tree.leaf, "DB"), Err(waits));
+    house.broker.unlock(Asker::Person, None, None).unwrap();
+    assert_eq!(house.open(tree.leaf, "DB").unwrap(), VALUE);
+    assert_eq!(
+        house.broker.read(caller, &delivery, false, None).err().map(refusal),
+        Some(waits),
+        "its value is gone"
+    );
+    assert_eq!((house.events("vault.autolock"), house.events("grant.revoke")), (1, 0));
+}
+
+#[test]
+fn d07_a_person_locks_what_has_locked_itself_and_grants_end() {
+    let house = House::new(Choice::Auto);
+    let tree = Tree::new();
+    let live = house.grant(&tree, None).unwrap();
+    house.broker.lock_itself("suspend");
+    house.broker.lock_itself("suspend");
+    assert_eq!(house.broker.lock(), [live.grant.id]);
+    assert_eq!(house.open(tree.leaf, "DB"), Err(Refusal::Denied(Denial::Ended(Ending::Locked))));
+    assert_eq!(house.broker.unlock(Asker::Person, None, None).err().unwrap().code, "vault_locked");
+    assert_eq!(house.events("vault.autolock"), 1);
 }
 
 #[test]

@@ -8,16 +8,18 @@ use crate::audit::{Event, PolicyChange, VaultChange};
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{
-    AuditStatus, BindingInfo, BrokerStatus, GrantStatus, Hello, ManifestInfo, MountStatus, PinInfo, Question,
-    Remembered, Request, SecretInfo, Status, TreeProcess, TrustState, VaultStatus, Withdrawn,
+    AuditStatus, BindingInfo, BrokerStatus, GrantStatus, Hello, ManifestInfo, MountStatus, NewVersion,
+    PinInfo, Question, Remembered, Request, SecretInfo, Status, TreeProcess, TrustState, VaultStatus,
+    Withdrawn,
 };
 use crate::control::{Peer, Reply, document};
-use crate::custody::{Custody, vault_event};
+use crate::custody::{Asker, Custody, vault_event};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
 use crate::identity::tree_of;
 use crate::manifest::Manifest;
 use crate::sys::memory::{self, Plaintext};
+use crate::vault::Facts;
 use crate::{executables, generate, keys};
 
 impl Broker {
@@ -34,24 +36,35 @@ impl Broker {
         match question {
             Question::Hello => plain(&Hello { pid: std::process::id(), version: version() }),
             Question::Init { method } => plain(&self.init(&method, value.as_ref(), bus)?),
-            Question::Unlock => {
-                self.unlock(true, value.as_ref(), bus)?;
-                plain(&())
+            Question::Unlock { accept_rollback: false } => {
+                plain(&self.unlock(Asker::Unlock, value.as_ref(), bus).map(drop)?)
+            }
+            Question::Unlock { accept_rollback: true } => {
+                plain(&self.accept_rollback(value.as_ref(), bus).map(drop)?)
             }
             Question::Lock => plain(&Withdrawn { grants: self.lock() }),
-            Question::Set { reference, generate, note } => {
-                plain(&self.set(&reference, generate.as_deref(), note, value, bus)?)
-            }
-            Question::List => plain(&self.unlock(false, None, bus)?.vault.list()),
+            Question::Set(new) => plain(&self.set(new, value, bus)?),
+            Question::List => plain(&self.unlock(Asker::Anybody, None, bus)?.vault.list()),
             Question::Show { reference } => {
-                self.unlock(false, None, bus)?;
+                self.unlock(Asker::Anybody, None, bus)?;
                 plain(&self.info(&reference)?)
             }
-            Question::Reveal { reference, confirmed } => self.reveal(&reference, confirmed, bus),
+            Question::Reveal { reference, version, confirmed } => {
+                self.reveal(&reference, version, confirmed, bus)
+            }
+            Question::History { reference } => {
+                let opened = self.unlock(Asker::Anybody, None, bus)?;
+                self.info(&reference)?;
+                plain(&opened.vault.history(&reference, clock::unix_seconds())?)
+            }
             Question::Remove { reference } => plain(&self.remove_secret(&reference, bus)?),
+            Question::Backup { path } => plain(&self.backup(&path, bus)?),
+            Question::Restore { path, confirmed } => {
+                plain(&self.restore(&path, confirmed, value.as_ref(), bus)?)
+            }
             Question::Inspect { directory } => {
                 // Without the key nothing can be said about trust, but the manifest can still be shown.
-                let _ = self.unlock(false, None, bus);
+                let _ = self.unlock(Asker::Anybody, None, bus);
                 plain(&self.inspect(&Manifest::read(&directory)?))
             }
             Question::Trust { directory, hash, confirmed } => {
@@ -97,20 +110,27 @@ impl Broker {
         Err(Error::new(Class::Denied, "inside_a_tree", message).hint("run it in a terminal of your own"))
     }
 
-    fn set(
-        &self,
-        reference: &Reference,
-        spec: Option<&str>,
-        note: Option<String>,
-        value: Option<Plaintext>,
-        bus: Option<&str>,
-    ) -> Result<SecretInfo> {
-        let value = match (spec, value) {
+    fn set(&self, new: NewVersion, value: Option<Plaintext>, bus: Option<&str>) -> Result<SecretInfo> {
+        let bad = |why: &str| Error::new(Class::Usage, "bad_request", why.to_owned());
+        let NewVersion { reference, mut generate, note, expires_s, rotate } = new;
+        let now = clock::unix_seconds();
+        let due = |seconds: i64| now.saturating_add(seconds);
+        let asked = expires_s.map(|seconds| due(i64::try_from(seconds).unwrap_or(i64::MAX)));
+        let mut facts = Facts { note, due: asked, generated: None };
+        if rotate {
+            self.unlock(Asker::Person, None, bus)?;
+            let old = self.info(&reference)?;
+            facts.note = facts.note.or(old.note);
+            facts.due = facts.due.or(old.due.map(|at| due(at.saturating_sub(old.created))));
+            generate = generate.or(old.generated.filter(|_| value.is_none()));
+        }
+        let value = match (&generate, value) {
             (Some(spec), None) => generate::generate(spec)?,
             (None, Some(value)) => value,
-            _ => return Err(Error::new(Class::Usage, "bad_request", "either a value or a way to make one")),
+            _ => return Err(bad("either a value or a way to make one")),
         };
-        self.set_secret(reference, &value, note, bus)
+        facts.generated = generate;
+        self.set_secret(&reference, &value, facts, bus)
     }
 
     fn info(&self, reference: &Reference) -> Result<SecretInfo> {
@@ -118,13 +138,25 @@ impl Broker {
     }
 
     /// The one way that a value leaves for a person: confirmed, outside every tree, and on the record.
-    fn reveal(&self, reference: &Reference, confirmed: bool, bus: Option<&str>) -> Result<Reply> {
-        let opened = self.unlock(false, None, bus)?;
-        let info = self.info(reference)?;
+    fn reveal(
+        &self,
+        reference: &Reference,
+        version: Option<u64>,
+        confirmed: bool,
+        bus: Option<&str>,
+    ) -> Result<Reply> {
+        let opened = self.unlock(Asker::Person, None, bus)?;
+        let (info, now) = (self.info(reference)?, clock::unix_seconds());
+        version.map(|version| opened.vault.check_version(reference, version, now)).transpose()?;
         let permit = decide_reveal(reference, false, confirmed).ok_or_else(|| confirmation("reveal"))?;
-        let event = vault_event(VaultChange::Reveal, Some(reference), None);
+        let which = version.map(|version| format!("version {version}"));
+        let event = vault_event(VaultChange::Reveal, Some(reference), which.as_deref());
         let logged = self.audit.append_permit(permit, &event, || Ok(()), || ()).map_err(Error::from)?;
-        Ok((document(&info)?, Some(opened.vault.unseal(&logged)?)))
+        let value = match version {
+            Some(version) => opened.vault.unseal_version(&logged, version, now)?,
+            None => opened.vault.unseal(&logged)?,
+        };
+        Ok((document(&info)?, Some(value)))
     }
 
     fn inspect(&self, manifest: &Manifest) -> ManifestInfo {
@@ -136,14 +168,18 @@ impl Broker {
             }
             None => (TrustState::Locked, (&manifest.project).into()),
         };
-        let present = |reference: &Reference| Some(opened.as_ref()?.vault.info(reference).is_some());
-        let bindings = manifest.bindings.iter().map(|(file, binding)| BindingInfo {
-            file: file.clone(),
-            reference: binding.reference.clone(),
-            path: binding.path.clone(),
-            present: present(&binding.reference),
-            namespaces: binding.namespaces,
-            exe: binding.exe.iter().map(pin).collect(),
+        let known = |reference: &Reference| Some(opened.as_ref()?.vault.info(reference));
+        let bindings = manifest.bindings.iter().map(|(file, binding)| {
+            let info = known(&binding.reference);
+            BindingInfo {
+                file: file.clone(),
+                reference: binding.reference.clone(),
+                path: binding.path.clone(),
+                namespaces: binding.namespaces,
+                exe: binding.exe.iter().map(pin).collect(),
+                present: info.as_ref().map(Option::is_some),
+                due: info.flatten().and_then(|info| info.due),
+            }
         });
         ManifestInfo {
             directory: manifest.directory.clone(),
@@ -170,7 +206,7 @@ impl Broker {
             return Err(Error::new(Class::Unsafe, "manifest_changed", message)
                 .hint(format!("its hash is {}: read it again", manifest.hash)));
         }
-        let opened = self.unlock(false, None, bus)?;
+        let opened = self.unlock(Asker::Person, None, bus)?;
         let _ = opened.trust.lock().trust(manifest, clock::unix_seconds())?;
         self.record(&Event::Policy {
             change: PolicyChange::Trust,
@@ -183,7 +219,7 @@ impl Broker {
     }
 
     fn untrust(&self, directory: &std::path::Path, bus: Option<&str>) -> Result<()> {
-        let opened = self.unlock(false, None, bus)?;
+        let opened = self.unlock(Asker::Person, None, bus)?;
         let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
         opened.trust.lock().untrust(&directory)?;
         self.record(&Event::Policy {
@@ -220,9 +256,12 @@ impl Broker {
         let now = clock::now();
         let grants = self.grants.all();
         let (state, secrets) = match &*self.custody.read() {
-            Custody::Open(opened) => ("unlocked", Some(opened.vault.list().len())),
+            Custody::Open(opened) => ("unlocked", Some(opened.vault.list())),
+            Custody::Suspended => ("suspended", None),
             _ => ("locked", None),
         };
+        let late = |secret: &&SecretInfo| secret.due.is_some_and(|due| due <= clock::unix_seconds());
+        let overdue = secrets.iter().flatten().filter(late).count();
         let key = keys::method(&self.directories).ok().flatten();
         let state = if key.is_none() { "absent" } else { state };
         Status {
@@ -233,7 +272,12 @@ impl Broker {
                 identity: self.identifier.table().to_owned(),
                 memory_locked: memory::is_locked(),
             },
-            vault: VaultStatus { state: state.to_owned(), key, secrets },
+            vault: VaultStatus {
+                state: state.to_owned(),
+                key,
+                secrets: secrets.map(|all| all.len()),
+                overdue,
+            },
             mount: MountStatus {
                 path: self.directories.mountpoint(),
                 mounted: crate::mounts::is_mounted(&self.directories.mountpoint()),
@@ -294,10 +338,12 @@ fn pin(pin: &ExePin) -> PinInfo {
 fn forbidden_inside(question: &Question) -> Option<&'static str> {
     match question {
         Question::Init { .. } => Some("init"),
-        Question::Unlock => Some("unlock"),
-        Question::Set { .. } => Some("set"),
+        Question::Unlock { .. } => Some("unlock"),
+        Question::Set(NewVersion { rotate, .. }) => Some(if *rotate { "rotate" } else { "set" }),
         Question::Reveal { .. } => Some("reveal"),
         Question::Remove { .. } => Some("rm"),
+        Question::Backup { .. } => Some("backup"),
+        Question::Restore { .. } => Some("restore"),
         Question::Trust { .. } => Some("trust"),
         Question::Untrust { .. } => Some("untrust"),
         _ => None,

@@ -9,16 +9,18 @@ use kin_policy::{DirectoryName, Ending, Exe, FileName, Reference, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use crate::audit::{self, AuditLog, Event};
+use crate::autolock::Autolock;
 use crate::clock;
 use crate::config::Config;
 use crate::custody::Custody;
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::executables::{Executables, Unhashed};
 use crate::grants::{Grants, LiveGrant};
 use crate::identity::{Choice, Identifier};
 use crate::paths::Directories;
 use crate::placeholders::Placeholders;
 use crate::private::ServePrivate;
+use crate::sys::memory;
 use crate::vault::Vault;
 use crate::warden::Warden;
 
@@ -35,6 +37,7 @@ pub struct Broker {
     pub(crate) changing: Mutex<()>,
     /// The projects that were granted in this broker's life, and what their files last stood for.
     pub(crate) projects: RwLock<HashMap<DirectoryName, BTreeMap<FileName, Reference>>>,
+    pub(crate) autolock: Autolock,
     pub(crate) started: Timestamp,
     pub(crate) warden: Warden,
     pub(crate) placeholders: Placeholders,
@@ -46,9 +49,15 @@ impl Broker {
     /// A broker with its record open and nothing granted.
     ///
     /// # Errors
-    /// What the audit log refuses to continue, and what the kernel will not give (descriptors, epoll).
+    /// What the configuration says that cannot be; `memory_not_locked` where it must be and cannot; what the
+    /// audit log refuses to continue, and what the kernel will not give (descriptors, epoll).
     pub fn new(directories: Directories, identity: Choice) -> Result<Arc<Self>> {
         let config = Config::read(&directories)?;
+        if config.vault.require_mlock && !memory::is_locked() {
+            let message = "the pages for values cannot be locked in memory, and `require_mlock` is set";
+            return Err(Error::new(Class::Unsafe, "memory_not_locked", message)
+                .hint("raise RLIMIT_MEMLOCK; `kin doctor` says how"));
+        }
         let settings = audit::Settings { sync: config.audit.sync, ..audit::Settings::default() };
         let audit = AuditLog::open_with(&directories.state, settings)?;
         let running = directories.state.join(RUNNING);
@@ -64,6 +73,7 @@ impl Broker {
             custody: RwLock::new(Custody::default()),
             changing: Mutex::new(()),
             projects: RwLock::default(),
+            autolock: Autolock::new(config.vault),
             started: clock::now(),
             warden: Warden::new()?,
             placeholders: Placeholders::begin(&directories.state)?,
@@ -126,8 +136,9 @@ impl Broker {
         all.iter().map(|live| live.grant.id).collect()
     }
 
-    /// The recorder's thread: every second, counts of repeated denials that are due, what is not yet on
-    /// the disk, seals and anchors. Returns once the socket has been removed or replaced: nobody can reach this broker then,
+    /// The recorder's thread: every second, whether the vault is to lock itself, counts of repeated denials
+    /// that are due, what is not yet on the disk, seals and anchors. Returns once the socket has been removed or
+    /// replaced: nobody can reach this broker then,
     /// and another may have taken its place.
     pub fn keep_record(&self) {
         let socket = self.directories.socket();
@@ -135,6 +146,7 @@ impl Broker {
         let own = place();
         while place() == own {
             std::thread::sleep(std::time::Duration::from_secs(1));
+            self.lock_if_due();
             // What fails is tried again in the next second.
             let _ = self.audit.tend(false);
         }

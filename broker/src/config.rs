@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use crate::autolock::VaultConfig;
 use crate::error::{Class, Error, Result};
 use crate::files;
 use crate::paths::Directories;
@@ -19,6 +20,8 @@ const LIMIT: u64 = 64 << 10;
 pub struct Config {
     /// `[audit]`
     pub audit: AuditConfig,
+    /// `[vault]`
+    pub vault: VaultConfig,
 }
 
 /// `[audit]`
@@ -78,6 +81,8 @@ fn invalid(path: &Path, line: Option<usize>, code: &'static str, why: &str) -> E
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -144,5 +149,31 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert_eq!(Config::read(&directories).unwrap_err().code, "unsafe_file");
+    }
+
+    #[test]
+    fn what_it_says_of_the_vault_holds() {
+        assert_eq!(read("").unwrap().vault, VaultConfig::default());
+        let text = "[vault]\nauto_lock = \"15m\"\nlock_on_suspend = true\nrequire_mlock = true\n";
+        let vault = read(text).unwrap().vault;
+        assert_eq!(vault.auto_lock.and_then(|auto_lock| auto_lock.after()), Some(Duration::from_secs(900)));
+        assert_eq!((vault.lock_on_suspend, vault.require_mlock), (Some(true), true));
+        assert_eq!(read("[vault]\nauto_lock = \"off\"\n").unwrap().vault.auto_lock.unwrap().after(), None);
+    }
+
+    #[test]
+    fn k11_an_unknown_key_or_time_of_the_vault_is_refused() {
+        for (text, code) in [
+            ("[vault]\nautolock = \"15m\"\n", "unknown_key"),
+            ("[valut]\n", "unknown_key"),
+            ("[vault]\nauto_lock = \"0s\"\n", "config_invalid"),
+            ("[vault]\nauto_lock = \"10m5\"\n", "config_invalid"),
+            ("[vault]\nauto_lock = \"31d\"\n", "config_invalid"),
+            ("[vault]\nauto_lock = 15\n", "config_invalid"),
+            ("[vault]\nlock_on_suspend = \"yes\"\n", "config_invalid"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert_eq!((error.class, error.code.as_ref()), (Class::Unsafe, code), "{text}: {error}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{Class, Error, Result};
 use crate::keys::{self, Identity};
 use crate::sys::memory::Plaintext;
 use crate::trust::{Tampered, TrustStore};
-use crate::vault::Vault;
+use crate::vault::{Facts, Place, Vault};
 
 /// The vault's state.
 #[derive(Default)]
@@ -23,6 +23,8 @@ pub(crate) enum Custody {
     Closed,
     /// A person locked it: only `kin unlock` opens it again.
     Locked,
+    /// It locked itself: a person opens it again, and grants wait for that.
+    Suspended,
     /// It is open.
     Open(Arc<Opened>),
 }
@@ -31,7 +33,20 @@ pub(crate) enum Custody {
 pub(crate) struct Opened {
     pub(crate) vault: Arc<Vault>,
     pub(crate) trust: Arc<Mutex<TrustStore>>,
-    identity: Arc<Identity>,
+    /// Where its key came from.
+    pub(crate) key: KeyMethod,
+    pub(crate) identity: Arc<Identity>,
+}
+
+/// Who wants the vault open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// `kin unlock`: any vault.
+    Unlock,
+    /// A person outside every tree, for what members may not do: not one that a person locked.
+    Person,
+    /// Whoever asks: only one that nobody has opened yet.
+    Anybody,
 }
 
 impl Custody {
@@ -65,43 +80,71 @@ impl Broker {
         let path = self.directories.vault_file();
         let identity = keys::create(&self.directories, method, passphrase, session_bus)?;
         let recipient = identity.recipient().to_string();
-        let vault = Vault::create(&path, &identity)?;
+        let vault = Vault::create(&Place::of(&self.directories), &identity)?;
         self.record(&vault_event(VaultChange::Init, None, None))?;
-        self.open_up(&changing, identity, vault)?;
+        self.open_up(&changing, Arc::new(identity), vault)?;
         Ok(VaultMade { recipient, vault: path })
     }
 
-    /// Opens the vault, where it is not open; `by_person` opens one that a person locked too.
+    /// Opens the vault, where it is not open and the asker is enough.
     ///
     /// # Errors
     /// Class `Locked` where the key cannot be had, `Integrity` where vault or key do not authenticate.
     pub(crate) fn unlock(
         &self,
-        by_person: bool,
+        asker: Asker,
         passphrase: Option<&Plaintext>,
         session_bus: Option<&str>,
     ) -> Result<Arc<Opened>> {
         if let Some(opened) = self.custody.read().opened() {
+            if asker != Asker::Anybody {
+                self.autolock.touch();
+            }
             return Ok(opened);
         }
         let changing = self.change()?;
         match &*self.custody.read() {
             Custody::Open(opened) => return Ok(opened.clone()),
-            Custody::Locked if !by_person => return Err(locked()),
+            Custody::Locked if asker != Asker::Unlock => return Err(locked()),
+            Custody::Suspended if asker == Asker::Anybody => return Err(locked()),
             _ => {}
         }
         let identity = keys::load(&self.directories, passphrase, session_bus)?;
-        let vault = Vault::open(&self.directories.vault_file(), &identity).inspect_err(|error| {
-            let _ = self.record(&vault_event(VaultChange::Reject, None, Some(&error.code)));
-        })?;
+        let vault = Vault::open(&Place::of(&self.directories), &identity);
+        let vault = vault.inspect_err(|error| self.rejected(error))?;
         self.record(&vault_event(VaultChange::Unlock, None, None))?;
-        self.open_up(&changing, identity, vault)
+        self.open_up(&changing, Arc::new(identity), vault)
     }
 
-    fn open_up(
+    /// Opens a vault that is not open and is older than the newest: a person put it there.
+    ///
+    /// # Errors
+    /// As [`Self::unlock`], without those about its age.
+    pub(crate) fn accept_rollback(
+        &self,
+        passphrase: Option<&Plaintext>,
+        session_bus: Option<&str>,
+    ) -> Result<Arc<Opened>> {
+        let refused = match self.unlock(Asker::Unlock, passphrase, session_bus) {
+            Err(error) if ["vault_rollback", "vault_unanchored"].contains(&&*error.code) => error,
+            opened => return opened,
+        };
+        let changing = self.change()?;
+        let identity = keys::load(&self.directories, passphrase, session_bus)?;
+        self.record(&vault_event(VaultChange::AcceptRollback, None, Some(&refused.message)))?;
+        let vault = Vault::open_old(&Place::of(&self.directories), &identity);
+        let vault = vault.inspect_err(|error| self.rejected(error))?;
+        self.open_up(&changing, Arc::new(identity), vault)
+    }
+
+    fn rejected(&self, error: &Error) {
+        let _ = self.record(&vault_event(VaultChange::Reject, None, Some(&error.code)));
+    }
+
+    pub(crate) fn open_up(
         &self,
         _changing: &MutexGuard<'_, ()>,
-        identity: Identity,
+        identity: Arc<Identity>,
         vault: Vault,
     ) -> Result<Arc<Opened>> {
         let (trust, Tampered(tampered)) = TrustStore::open(&self.directories.trust_file(), &identity)?;
@@ -116,12 +159,11 @@ impl Broker {
         }
         // The vault opens whatever became of the record: what it remembers is compared, and recorded.
         let _ = self.audit.remember(&identity);
-        let opened = Arc::new(Opened {
-            vault: Arc::new(vault),
-            trust: Arc::new(Mutex::new(trust)),
-            identity: Arc::new(identity),
-        });
+        let key = keys::method(&self.directories)?.ok_or_else(locked)?;
+        let opened =
+            Arc::new(Opened { key, vault: Arc::new(vault), trust: Arc::new(Mutex::new(trust)), identity });
         *self.custody.write() = Custody::Open(opened.clone());
+        self.autolock.is_over();
         Ok(opened)
     }
 
@@ -130,6 +172,7 @@ impl Broker {
         let _changing = self.changing.lock();
         let ended = self.withdraw_all(Ending::Locked);
         *self.custody.write() = Custody::Locked;
+        self.autolock.is_over();
         let _ = self.record(&vault_event(VaultChange::Lock, None, None));
         self.audit.forget();
         ended
@@ -140,14 +183,16 @@ impl Broker {
         &self,
         reference: &Reference,
         value: &Plaintext,
-        note: Option<String>,
+        facts: Facts,
         session_bus: Option<&str>,
     ) -> Result<SecretInfo> {
-        self.unlock(false, None, session_bus)?;
-        self.change_vault(|vault| vault.set(reference, value, note, clock::unix_seconds())).and_then(|info| {
-            self.record(&vault_event(VaultChange::Write, Some(reference), None))?;
-            Ok(info)
-        })
+        self.unlock(Asker::Person, None, session_bus)?;
+        self.change_vault(|vault| vault.set(reference, value, facts, clock::unix_seconds())).and_then(
+            |info| {
+                self.record(&vault_event(VaultChange::Write, Some(reference), None))?;
+                Ok(info)
+            },
+        )
     }
 
     /// Destroys every version of a secret.
@@ -156,7 +201,7 @@ impl Broker {
         reference: &Reference,
         session_bus: Option<&str>,
     ) -> Result<SecretInfo> {
-        self.unlock(false, None, session_bus)?;
+        self.unlock(Asker::Person, None, session_bus)?;
         self.change_vault(|vault| vault.remove(reference)).and_then(|info| {
             self.record(&vault_event(VaultChange::Remove, Some(reference), None))?;
             Ok(info)
@@ -170,13 +215,17 @@ impl Broker {
         let opened = self.custody.read().opened().ok_or_else(locked)?;
         let mut vault = (*opened.vault).clone();
         let done = change(&mut vault)?;
-        let next =
-            Opened { vault: Arc::new(vault), trust: opened.trust.clone(), identity: opened.identity.clone() };
+        let next = Opened {
+            vault: Arc::new(vault),
+            trust: opened.trust.clone(),
+            key: opened.key.clone(),
+            identity: opened.identity.clone(),
+        };
         *self.custody.write() = Custody::Open(Arc::new(next));
         Ok(done)
     }
 
-    fn change(&self) -> Result<MutexGuard<'_, ()>> {
+    pub(crate) fn change(&self) -> Result<MutexGuard<'_, ()>> {
         self.changing.try_lock_for(std::time::Duration::from_secs(10)).ok_or_else(|| {
             Error::new(Class::Timeout, "timeout", "another change of the vault takes too long")
                 .hint("try again")

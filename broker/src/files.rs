@@ -63,20 +63,129 @@ pub fn read_shared(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(std::mem::take(&mut *read_all(file, path, meta.size(), limit)?)))
 }
 
+/// What writing for good needs of a file system: a joint, so that tests can make it fail, or cut its power.
+pub(crate) trait Disk: Send + Sync {
+    /// Makes a file that was not there, for its owner alone, to write.
+    fn create(&self, path: &Path) -> std::io::Result<Box<dyn NewFile>>;
+    /// Gives a file another name, in the place of what had that name.
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()>;
+    /// Takes a name away.
+    fn remove(&self, path: &Path) -> std::io::Result<()>;
+    /// Makes the names beside `path` durable: a rename is once its directory is (fsync(2)).
+    fn sync_directory(&self, path: &Path) -> std::io::Result<()>;
+}
+
+/// A file that is being written.
+pub(crate) trait NewFile {
+    /// Appends some of `bytes`: one write(2).
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize>;
+    /// Makes what was written durable.
+    fn sync(&mut self) -> std::io::Result<()>;
+}
+
+/// The real one.
+pub(crate) struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create(&self, path: &Path) -> std::io::Result<Box<dyn NewFile>> {
+        let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)?;
+        Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> std::io::Result<()> {
+        sync_directory(path)
+    }
+}
+
+impl NewFile for File {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Write::write(self, bytes)
+    }
+
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.sync_all()
+    }
+}
+
 /// Writes a file of ours alone so that at any instant, a power cut included, it is the old one or the new.
 ///
 /// # Errors
 /// A storage error. The old file is then still there, except where only the last step, making the rename
 /// durable, failed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |error: std::io::Error| Error::storage(&format!("write {}", path.display()), &error);
-    let temporary = beside(path, ".tmp");
-    let written = write_new(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(&temporary);
-        return Err(failed(error));
+    Prepared::new(&RealDisk, path, bytes)?.put_in_place()
+}
+
+/// A file that is written beside the one that it will replace, and durable there.
+#[must_use]
+pub(crate) struct Prepared<'d> {
+    disk: &'d dyn Disk,
+    path: PathBuf,
+    temporary: PathBuf,
+    in_place: bool,
+}
+
+impl<'d> Prepared<'d> {
+    /// Writes `bytes` beside `path`. A broker is alone with its files (it holds a lock), so one temporary
+    /// name is enough, and what a killed one left behind is replaced.
+    ///
+    /// # Errors
+    /// A storage error, and then nothing has changed.
+    pub(crate) fn new(disk: &'d dyn Disk, path: &Path, bytes: &[u8]) -> Result<Self> {
+        let temporary = beside(path, ".tmp");
+        let prepared = Self { disk, path: path.to_owned(), temporary, in_place: false };
+        prepared.write(bytes).map_err(|error| prepared.failed(&error))?;
+        Ok(prepared)
     }
-    sync_directory(path).map_err(failed)
+
+    fn write(&self, mut bytes: &[u8]) -> std::io::Result<()> {
+        match self.disk.remove(&self.temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = self.disk.create(&self.temporary)?;
+        while !bytes.is_empty() {
+            match file.write(bytes) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        file.sync()
+    }
+
+    /// Puts it in the place of the old one, for good.
+    ///
+    /// # Errors
+    /// As [`write_atomic`].
+    pub(crate) fn put_in_place(mut self) -> Result<()> {
+        self.disk.rename(&self.temporary, &self.path).map_err(|error| self.failed(&error))?;
+        self.in_place = true;
+        self.disk.sync_directory(&self.path).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Error {
+        Error::storage(&format!("write {}", self.path.display()), error)
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        if !self.in_place {
+            let _ = self.disk.remove(&self.temporary);
+        }
+    }
 }
 
 /// Moves a file out of the way, to its name with `suffix`, in the same directory.
@@ -92,20 +201,6 @@ pub fn move_aside(path: &Path, suffix: &str) -> Result<()> {
 /// Whether something has that name, whatever it is.
 pub fn exists(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok()
-}
-
-/// A broker is alone with its files (it holds a lock), so one temporary name is enough, and what a killed
-/// one left behind is replaced.
-fn write_new(temporary: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    match std::fs::remove_file(temporary) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).custom_flags(flags).open(temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 /// A rename is durable once its directory is (fsync(2)).

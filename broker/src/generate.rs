@@ -7,6 +7,7 @@ use ssh_key::{Algorithm, LineEnding, PrivateKey};
 
 use crate::Plaintext;
 use crate::error::{Class, Error, Result};
+use crate::keys::Identity;
 
 /// Exactly 64 characters, so that six random bits choose one without bias; none needs quoting in a shell,
 /// a URL or an .env file.
@@ -16,8 +17,8 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 const MOST: usize = 4096;
 
 /// Makes a value: `hex[:BYTES]` and `base64[:BYTES]` (32 bytes unless said), `password[:LENGTH]` (24
-/// characters of `A-Z a-z 0-9 - _` unless said, six bits each), `ssh-ed25519` (a private key in OpenSSH's
-/// format). Randomness is the operating system's.
+/// characters of `A-Z a-z 0-9 - _` unless said, six bits each), `uuid` (version 4, RFC 9562), `age` (an X25519
+/// identity), `ssh-ed25519` (a private key in OpenSSH's format). Randomness is the operating system's.
 ///
 /// # Errors
 /// `bad_generate` for anything else.
@@ -30,6 +31,8 @@ pub fn generate(spec: &str) -> Result<Plaintext> {
         ("hex", size) => hex(&random(size.unwrap_or(32))?),
         ("base64", size) => base64(&random(size.unwrap_or(32))?),
         ("password", size) => password(size.unwrap_or(24)),
+        ("uuid", None) => uuid(),
+        ("age", None) => Ok(Plaintext::copy_of(Identity::generate().text().bytes())),
         ("ssh-ed25519", None) => ssh_ed25519(),
         _ => Err(bad("no such kind of value")),
     }
@@ -65,6 +68,18 @@ fn password(len: usize) -> Result<Plaintext> {
     Ok(text)
 }
 
+/// 122 random bits, a version and a variant, in hexadecimal with four hyphens.
+fn uuid() -> Result<Plaintext> {
+    let mut bytes = random(16)?;
+    bytes.bytes_mut()[6] = bytes.bytes()[6] & 0x0f | 0x40;
+    bytes.bytes_mut()[8] = bytes.bytes()[8] & 0x3f | 0x80;
+    let digits = hex(&bytes)?;
+    let mut text = Plaintext::copy_of(b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx");
+    let places = text.bytes_mut().iter_mut().filter(|byte| **byte == b'x');
+    places.zip(digits.bytes()).for_each(|(place, digit)| *place = *digit);
+    Ok(text)
+}
+
 fn ssh_ed25519() -> Result<Plaintext> {
     let failed = |error| Error::internal("make an ssh key", error);
     let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(failed)?;
@@ -82,7 +97,7 @@ fn parse_size(text: &str) -> Result<usize> {
 
 fn bad(why: &str) -> Error {
     Error::new(Class::Usage, "bad_generate", format!("cannot generate that: {why}"))
-        .hint("hex[:BYTES], base64[:BYTES], password[:LENGTH] or ssh-ed25519")
+        .hint("hex[:BYTES], base64[:BYTES], password[:LENGTH], uuid, age or ssh-ed25519")
 }
 
 #[cfg(test)]
@@ -119,9 +134,21 @@ mod tests {
 
     #[test]
     fn no_two_values_are_alike() {
-        for spec in ["hex", "base64", "password", "ssh-ed25519"] {
+        for spec in ["hex", "base64", "password", "uuid", "age", "ssh-ed25519"] {
             assert_ne!(text(spec), text(spec));
         }
+    }
+
+    #[test]
+    fn a_uuid_is_of_version_4_and_an_age_identity_reads_back() {
+        for _ in 0..100 {
+            let uuid = text("uuid");
+            let parts: Vec<usize> = uuid.split('-').map(str::len).collect();
+            assert_eq!(parts, [8, 4, 4, 4, 12], "{uuid}");
+            assert!(uuid.bytes().all(|byte| byte == b'-' || HEX.contains(&byte)), "{uuid}");
+            assert!(uuid.as_bytes()[14] == b'4' && b"89ab".contains(&uuid.as_bytes()[19]), "{uuid}");
+        }
+        assert!(Identity::parse(text("age").as_bytes()).is_some());
     }
 
     #[test]
@@ -152,7 +179,8 @@ mod tests {
             "password:0",
             "ssh-ed25519:1",
             "ssh-rsa",
-            "uuid",
+            "uuid:4",
+            "age:1",
             "\u{1b}[31m",
             "hex:１",
         ];

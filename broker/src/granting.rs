@@ -19,6 +19,7 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{GrantRequest, Granted, KEEPER_COMM, TrustState};
 use crate::control::{Peer, peer_gone};
+use crate::custody::Asker;
 use crate::error::{Class, Error, Result};
 use crate::grants::{LiveGrant, limit};
 use crate::identity::Held;
@@ -44,7 +45,8 @@ impl Broker {
             return Err(denied("grant_ended", "the grant around this process has ended"));
         }
         self.check_mount(request)?;
-        let opened = self.unlock(false, None, bus)?;
+        let asker = if outer.is_none() { Asker::Person } else { Asker::Anybody };
+        let opened = self.unlock(asker, None, bus)?;
         let manifest = Manifest::read(&request.directory)?;
         let project = {
             let trust = opened.trust.lock();

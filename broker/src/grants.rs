@@ -137,7 +137,7 @@ impl LiveGrant {
     }
 
     /// How it stands, for a reader whose identity was proven just now (that proof found its keeper alive) and
-    /// who asks for `file`.
+    /// who asks for `file`. Whether the vault has locked itself is not the grant's to know.
     pub fn standing<'a>(&'a self, file: Option<&FileName>, around: &'a [Around<'a>]) -> Standing<'a> {
         let orphans = match self.orphans_refused.load(Ordering::Acquire) || self.has_lost_a_keeper() {
             false => Orphans::Admitted,
@@ -145,7 +145,7 @@ impl LiveGrant {
         };
         let (grant, ended, uses) = (&self.grant, self.ended(), self.uses(file));
         let (command, namespaces) = (self.command(), self.namespaces());
-        Standing { grant, ended, command, orphans, namespaces, uses, around }
+        Standing { grant, ended, suspended: false, command, orphans, namespaces, uses, around }
     }
 
     /// The namespaces that its readers are to be in: those that its command was started in, and until there

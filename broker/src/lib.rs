@@ -4,6 +4,8 @@
 pub mod access;
 mod answer;
 pub mod audit;
+mod autolock;
+mod backup;
 mod broker;
 pub mod clock;
 pub mod config;

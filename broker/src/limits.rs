@@ -22,6 +22,11 @@ pub const OPENS: &str = "a whole number from 1 to 1000000000";
 /// `90s`, `10m`, `1h30m`, `2d`: whole numbers, each with its unit, the longest first, one second to thirty
 /// days in all.
 pub fn duration(text: &str) -> Option<Duration> {
+    seconds(text).filter(|seconds| (SHORTEST..=LONGEST).contains(seconds)).map(Duration::from_secs)
+}
+
+/// The same of any length, in seconds.
+pub fn seconds(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
     let mut units = UNITS.iter();
@@ -33,7 +38,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         total = total.checked_add(number.checked_mul(*length)?)?;
         rest = &rest[digits + unit.len_utf8()..];
     }
-    (SHORTEST..=LONGEST).contains(&total).then_some(Duration::from_secs(total))
+    (!text.is_empty()).then_some(total)
 }
 
 /// How often: digits and nothing else, 1 to 1,000,000,000.

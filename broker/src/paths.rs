@@ -97,6 +97,11 @@ impl Directories {
         self.data.join("vault.age")
     }
 
+    /// What the newest vault was, outside of it.
+    pub fn vault_anchor(&self) -> PathBuf {
+        self.state.join("vault.anchor")
+    }
+
     /// What is trusted.
     pub fn trust_file(&self) -> PathBuf {
         self.data.join("trust.json")

@@ -259,6 +259,7 @@ fn errno(refusal: Refusal) -> Errno {
             Denial::ReadOnly => Errno::EROFS,
             Denial::PageCacheFill => Errno::EINVAL,
             Denial::NoBinding => Errno::ENOENT,
+            Denial::Suspended => Errno::ENOKEY,
             Denial::Unidentified(_)
             | Denial::OutsideTree
             | Denial::Orphan

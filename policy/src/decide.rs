@@ -133,6 +133,8 @@ pub enum Denial {
     WindowClosed,
     /// It was opened as often as it may be.
     MaxOpens,
+    /// Everything would be well, but the vault locked itself and waits for a person.
+    Suspended,
 }
 
 impl Denial {
@@ -158,6 +160,7 @@ impl Denial {
             Self::TooFar => "too_far",
             Self::WindowClosed => "window_closed",
             Self::MaxOpens => "max_opens",
+            Self::Suspended => "vault_locked",
         }
     }
 }
@@ -211,6 +214,7 @@ fn judge<'a>(
             return Err(Denial::PageCacheFill);
         }
     }
+    // The names are the grant's own; what stands behind one is the vault's.
     let Some(file) = request.file else {
         return reaches(grant.bindings.values(), request, standing).map(|()| (grant, None));
     };
@@ -227,7 +231,7 @@ fn judge<'a>(
         and_around(standing)
             .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;
     }
-    Ok((grant, Some(binding)))
+    if standing.suspended { Err(Denial::Suspended) } else { Ok((grant, Some(binding))) }
 }
 
 /// Whether one of the bindings may be seen from the namespaces that the reader is in.

@@ -62,6 +62,7 @@ fn standing(grant: &Grant) -> Standing<'_> {
     Standing {
         grant,
         ended: None,
+        suspended: false,
         command: None,
         orphans: Orphans::Admitted,
         namespaces: Some(HOME),
@@ -291,6 +292,17 @@ fn a_pinned_binding_is_for_its_programs_and_any_member_may_look() {
     }
     let _ = permit(ask_from(Some(HOME), None, Action::Look, Some("DB"), &standing(&grant)));
 }
+deny!(d07_an_open_waits_while_the_vault_has_locked_itself: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { suspended: true, ..standing(&grant(100)) }], 0 => Denial::Suspended);
+deny!(d07_a_read_waits_while_the_vault_has_locked_itself: read(100, false), Reader::Proven(&lineage(&[3, 100])),
+    "DB", [Standing { suspended: true, ..standing(&grant(100)) }], 0 => Denial::Suspended);
+deny!(d07_a_grant_that_ended_meanwhile_is_over: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { suspended: true, ended: Some(Ending::Revoked), ..standing(&grant(100)) }], 0
+    => Denial::Ended(Ending::Revoked));
+deny!(d07_a_stranger_learns_nothing_of_a_lock: Action::Open, Reader::Proven(&lineage(&[203, 200, 1])), "DB",
+    [Standing { suspended: true, ..standing(&grant(100)) }], 0 => Denial::OutsideTree);
+deny!(d07_what_is_not_bound_is_not_there_either_way: Action::Open, Reader::Proven(&lineage(&[3, 100])), "OTHER",
+    [Standing { suspended: true, ..standing(&grant(100)) }], 0 => Denial::NoBinding);
 
 fn permit(decision: Decision) -> Permit {
     match decision {
@@ -348,6 +360,22 @@ fn the_narrower_of_two_limits_holds() {
     let both = Limits { max_opens: Some(3), for_first: None }.and(Limits { max_opens: Some(2), ..first(7) });
     assert_eq!(both, Limits { max_opens: Some(2), ..first(7) });
     assert_eq!(first(7).and(first(9)), first(7));
+}
+
+#[test]
+fn d07_a_directory_is_still_there_while_the_vault_has_locked_itself() {
+    let (grant, project, reader) = (grant(100), directory("api"), lineage(&[3, 100]));
+    let standing = Standing { suspended: true, ..standing(&grant) };
+    let reader = Reader::Proven(&reader);
+    let request = Request {
+        action: Action::Look,
+        reader,
+        namespaces: Some(HOME),
+        exe: None,
+        project: &project,
+        file: None,
+    };
+    let _ = permit(decide(&request, &[standing], Timestamp::from_nanos(0)));
 }
 
 #[test]

@@ -193,6 +193,8 @@ pub struct Standing<'a> {
     pub grant: &'a Grant,
     /// How it ended, where it has.
     pub ended: Option<Ending>,
+    /// The vault locked itself: the grant stands, and waits for a person to unlock it.
+    pub suspended: bool,
     /// The command that its root started, where that is known.
     pub command: Option<Process>,
     /// What holds for orphans.

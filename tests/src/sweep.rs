@@ -35,6 +35,30 @@ pub(crate) fn of_bytes(name: &str, bytes: &[u8], secrets: &[String]) -> Vec<Stri
     shapes.map(|shape| format!("a secret stands in {name} ({shape})")).collect()
 }
 
+/// As [`of_files`], in all that a process may write to in its memory; for root alone.
+///
+/// # Panics
+/// Where it cannot be read.
+pub fn of_memory(pid: u32, secrets: &[String]) -> Vec<String> {
+    use std::os::unix::fs::FileExt;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its maps");
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("its memory");
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let mut found = Vec::new();
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw")))
+    {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) else {
+            continue;
+        };
+        let mut bytes = vec![0; usize::try_from(end - start).expect("a mapping")];
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            found.extend(of_bytes(line, &bytes, secrets));
+        }
+    }
+    found
+}
+
 /// As [`of_files`], in the arguments and environments that this process may read.
 pub(crate) fn of_processes(secrets: &[String]) -> Vec<String> {
     let processes = crate::process::all().into_iter().filter(|process| process.pid != std::process::id());

@@ -143,8 +143,14 @@ impl World {
         if identity == Identity::Procfs {
             assert_eq!(world.status()["broker"]["identity"], "procfs");
         }
-        world.furnish();
-        world
+        world.with_secrets()
+    }
+
+    /// With `db/url` and `api/key`, and the trusted project `api` that binds them.
+    #[must_use]
+    pub fn with_secrets(self) -> Self {
+        self.furnish();
+        self
     }
 
     fn furnish(&self) {
@@ -269,6 +275,17 @@ impl World {
     /// Where it cannot be written.
     pub fn manifest(&self, text: &str) {
         std::fs::write(self.project().join("kin.toml"), text).expect("kin.toml");
+    }
+
+    /// Writes the user's `config.toml`.
+    ///
+    /// # Panics
+    /// Where it cannot be written.
+    pub fn configure(&self, text: &str) {
+        let config = self.path("kin/config");
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true).mode(0o700).create(&config).expect("a directory");
+        std::fs::write(config.join("config.toml"), text).expect("config.toml");
     }
 
     /// Trusts it.

@@ -156,6 +156,10 @@ pub enum VaultChange {
     Reveal,
     Unlock,
     Lock,
+    Autolock,
+    AcceptRollback,
+    Backup,
+    Restore,
     Reject,
 }
 
@@ -401,6 +405,10 @@ impl VaultChange {
             Self::Reveal => "vault.reveal",
             Self::Unlock => "vault.unlock",
             Self::Lock => "vault.lock",
+            Self::Autolock => "vault.autolock",
+            Self::Backup => "vault.backup",
+            Self::Restore => "vault.restore",
+            Self::AcceptRollback => "vault.accept_rollback",
             Self::Reject => "vault.reject",
         }
     }

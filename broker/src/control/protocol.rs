@@ -72,18 +72,15 @@ pub enum Question {
         method: KeyMethod,
     },
     /// Unlock the vault; a passphrase travels as the value. → `()`.
-    Unlock,
+    Unlock {
+        /// Also one that is older than the newest: the person put it there.
+        #[serde(default)]
+        accept_rollback: bool,
+    },
     /// Lock the vault and end every grant. → [`Withdrawn`].
     Lock,
     /// Store a new version; the value travels as the value, or is generated here. → [`SecretInfo`].
-    Set {
-        /// Its name.
-        reference: Reference,
-        /// A specification for a value that the broker makes: `hex:32`, `ssh-ed25519`.
-        generate: Option<String>,
-        /// A note for people.
-        note: Option<String>,
-    },
+    Set(NewVersion),
     /// Every secret's metadata. → `Vec<SecretInfo>`.
     List,
     /// One secret's metadata. → [`SecretInfo`].
@@ -95,13 +92,36 @@ pub enum Question {
     Reveal {
         /// Its name.
         reference: Reference,
+        /// Which version; without, the current one.
+        #[serde(default)]
+        version: Option<u64>,
         /// A person confirmed, on a terminal or by an explicit flag.
         confirmed: bool,
+    },
+    /// Every version of a secret that is remembered. → `Vec<VersionInfo>`, oldest first.
+    History {
+        /// Its name.
+        reference: Reference,
     },
     /// Destroy every version. → [`SecretInfo`].
     Remove {
         /// Its name.
         reference: Reference,
+    },
+    /// Keep a copy of the vault elsewhere. → [`BackupMade`].
+    Backup {
+        /// A file that is not there yet.
+        #[serde(with = "path_bytes")]
+        path: PathBuf,
+    },
+    /// Put the vault of a backup in the place of the one that is there; a passphrase travels as the value.
+    /// → [`Restored`].
+    Restore {
+        /// The backup.
+        #[serde(with = "path_bytes")]
+        path: PathBuf,
+        /// A person confirmed; without, it is only looked at.
+        confirmed: bool,
     },
     /// What would be trusted. → [`ManifestInfo`].
     Inspect {
@@ -159,6 +179,26 @@ pub enum Question {
     Stop,
 }
 
+/// A new version of a secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NewVersion {
+    /// The secret's name.
+    pub reference: Reference,
+    /// A specification for a value that the broker makes: `hex:32`, `ssh-ed25519`.
+    #[serde(default)]
+    pub generate: Option<String>,
+    /// A note for people.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// After how many seconds it should be replaced.
+    #[serde(default)]
+    pub expires_s: Option<u64>,
+    /// It replaces one that is there, and keeps what is not given here: the note, the time until the next
+    /// rotation, and, without a value, how the broker made it.
+    #[serde(default)]
+    pub rotate: bool,
+}
+
 /// The answer to [`Question::Hello`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hello {
@@ -194,6 +234,31 @@ pub struct VaultMade {
     pub vault: PathBuf,
 }
 
+/// A backup was made, and read back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackupMade {
+    /// The vault's copy.
+    #[serde(with = "path_bytes")]
+    pub path: PathBuf,
+    /// The copy of the identity that a passphrase opens, where there is one.
+    pub identity: Option<PathBuf>,
+    /// How many secrets are in it.
+    pub secrets: usize,
+    /// Its generation.
+    pub generation: u64,
+}
+
+/// What is in a backup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Restored {
+    /// How many secrets are in it.
+    pub secrets: usize,
+    /// Its generation.
+    pub generation: u64,
+    /// How many secrets the vault had that it replaces, where that was open.
+    pub replaces: Option<usize>,
+}
+
 /// What may be known of a secret without its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretInfo {
@@ -208,6 +273,34 @@ pub struct SecretInfo {
     /// A note for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// When the current version should be replaced: seconds of Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<i64>,
+    /// How the broker made the current version, where it did: `hex:32`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated: Option<String>,
+}
+
+/// One version of a secret, without its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// From 1.
+    pub version: u64,
+    /// The size of its value, in bytes.
+    pub size: u64,
+    /// When it was made: seconds of Unix time.
+    pub created: i64,
+    /// A note for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// When it should be replaced: seconds of Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<i64>,
+    /// When another replaced it; `None` for the current one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<i64>,
+    /// Whether its value can still be read: the current one's always, an old one's for a while.
+    pub readable: bool,
 }
 
 /// A manifest, and how it stands with trust.
@@ -244,6 +337,9 @@ pub struct BindingInfo {
     pub namespaces: Reach,
     /// The programs that alone may read it; none is every program.
     pub exe: Vec<PinInfo>,
+    /// When it should be replaced: seconds of Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<i64>,
 }
 
 /// A program that a binding is for, and what is at its path now.
@@ -401,12 +497,15 @@ pub struct BrokerStatus {
 /// The vault, as `kin status` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VaultStatus {
-    /// `absent`, `locked` or `unlocked`.
+    /// `absent`, `locked`, `suspended` (it locked itself, and grants wait) or `unlocked`.
     pub state: String,
     /// Where its identity is kept.
     pub key: Option<KeyMethod>,
     /// How many secrets it has, where it is unlocked.
     pub secrets: Option<usize>,
+    /// How many of them should have been replaced by now.
+    #[serde(default)]
+    pub overdue: usize,
 }
 
 /// The mount, as `kin status` shows it.

@@ -46,7 +46,7 @@ impl Identity {
     }
 
     /// Its text, to keep it somewhere.
-    pub(in crate::keys) fn text(&self) -> &Plaintext {
+    pub(crate) fn text(&self) -> &Plaintext {
         &self.text
     }
 

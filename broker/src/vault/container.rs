@@ -36,7 +36,7 @@ pub(super) struct Content {
 }
 
 /// One secret.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct Record {
     /// Oldest first, never empty; the last is current.
     pub(super) versions: Vec<Version>,
@@ -53,7 +53,15 @@ pub(super) struct Version {
     pub(super) size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
-    pub(super) sealed: Sealed,
+    /// When it should be replaced: seconds of Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) due: Option<i64>,
+    /// How the broker made it, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) generated: Option<String>,
+    /// Gone once the value was destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sealed: Option<Sealed>,
 }
 
 /// Nonce, ciphertext and tag; base64 in JSON. A copy shares its bytes.
@@ -78,6 +86,7 @@ impl<'de> Deserialize<'de> for Sealed {
 pub(super) struct Keys {
     recipient: age::x25519::Recipient,
     mac: Zeroizing<[u8; 32]>,
+    anchor: Zeroizing<[u8; 32]>,
     wrap: Plaintext,
 }
 
@@ -86,8 +95,14 @@ impl Keys {
         Self {
             recipient: identity.age().to_public(),
             mac: identity.derive("kin/vault-mac/1"),
+            anchor: super::anchor::key(identity),
             wrap: Plaintext::copy_of(&*identity.derive("kin/vault-key/1")),
         }
+    }
+
+    /// What the anchor is signed with.
+    pub(super) fn anchor(&self) -> &[u8; 32] {
+        &self.anchor
     }
 }
 
@@ -139,10 +154,12 @@ impl Record {
     fn is_sound(&self) -> bool {
         let ascending = self.versions.is_sorted_by(|older, newer| older.version < newer.version);
         let sized = |version: &Version| {
+            let sealed = version.size.saturating_add(seal::OVERHEAD as u64);
             version.size <= MAX_VALUE as u64
-                && version.sealed.0.len() as u64 == version.size + seal::OVERHEAD as u64
+                && version.sealed.as_ref().is_none_or(|value| value.0.len() as u64 == sealed)
         };
-        !self.versions.is_empty() && ascending && self.versions.iter().all(sized)
+        let current = self.versions.last().is_some_and(|current| current.sealed.is_some());
+        current && ascending && self.versions.iter().all(sized)
     }
 }
 

@@ -1,20 +1,25 @@
 //! The encrypted store of named secrets. It makes no access decisions: it opens a value for a logged
 //! permit, and for nothing else.
 
+mod anchor;
 mod container;
+mod history;
 mod seal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kin_policy::{Permit, Reference};
+use zeroize::Zeroizing;
 
 use crate::Plaintext;
 use crate::audit::Logged;
-use crate::control::protocol::SecretInfo;
+use crate::control::protocol::{SecretInfo, VersionInfo};
 use crate::error::{Class, Error, Result};
-use crate::files;
+use crate::files::{self, Disk, Prepared, RealDisk};
 use crate::keys::Identity;
+use crate::paths::Directories;
+use anchor::Freshness;
 use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
 
 /// Bytes of a value, at most.
@@ -22,50 +27,132 @@ pub const MAX_VALUE: usize = crate::control::MAX_VALUE;
 /// Bytes of a note, at most.
 pub const MAX_NOTE: usize = 1024;
 
+/// Where a vault is: its file, and the anchor outside of it that tells an old one.
+#[derive(Clone)]
+pub struct Place {
+    file: PathBuf,
+    anchor: PathBuf,
+    disk: Arc<dyn Disk>,
+}
+
+impl Place {
+    /// In these files; they should be in two directories, so that a backup of one is not one of both.
+    pub fn new(file: PathBuf, anchor: PathBuf) -> Self {
+        Self { file, anchor, disk: Arc::new(RealDisk) }
+    }
+
+    /// The user's.
+    pub fn of(directories: &Directories) -> Self {
+        Self::new(directories.vault_file(), directories.vault_anchor())
+    }
+}
+
+/// What is kept beside a value, and is no secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// A note for people.
+    pub note: Option<String>,
+    /// When it should be replaced: seconds of Unix time.
+    pub due: Option<i64>,
+    /// How the broker made it, where it did.
+    pub generated: Option<String>,
+}
+
 /// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker. A clone is a
 /// cheap snapshot: changing one changes the file and itself, and leaves the other as it was.
 #[derive(Clone)]
 pub struct Vault {
-    path: PathBuf,
+    place: Place,
     keys: Arc<Keys>,
     data_key: Arc<Plaintext>,
     content: Arc<Content>,
 }
 
 impl Vault {
-    /// Makes an empty vault at `path`.
+    /// Makes an empty vault.
     ///
     /// # Errors
     /// `vault_exists` (Denied) where something is there already, or a storage error.
-    pub fn create(path: &Path, identity: &Identity) -> Result<Self> {
-        if files::exists(path) {
-            let message = format!("{} is there already", path.display());
+    pub fn create(place: &Place, identity: &Identity) -> Result<Self> {
+        if files::exists(&place.file) {
+            let message = format!("{} is there already", place.file.display());
             return Err(Error::new(Class::Denied, "vault_exists", message).hint("move it away to begin anew"));
         }
         let keys = Keys::of(identity);
         let (content, data_key) = Content::new(&keys)?;
-        files::write_atomic(path, &content.encode(&keys)?)?;
-        Ok(Self::of(path, keys, data_key, content))
+        let vault = Self::of(place, keys, data_key, content);
+        vault.write(&vault.content)?;
+        Ok(vault)
     }
 
-    /// Reads the vault at `path`, all of it, and checks who wrote it.
+    /// Reads the vault, all of it, and checks who wrote it and that it is the newest.
     ///
     /// # Errors
     /// `vault_absent` (Locked); `unsafe_file`; class Integrity: `vault_corrupt`, `vault_unauthenticated`,
-    /// `vault_format`; a storage error.
-    pub fn open(path: &Path, identity: &Identity) -> Result<Self> {
-        let Some(file) = files::read_private(path, container::LIMIT)? else {
-            let message = format!("there is no vault at {}", path.display());
+    /// `vault_format`, `vault_rollback`, `vault_unanchored`; a storage error.
+    pub fn open(place: &Place, identity: &Identity) -> Result<Self> {
+        let (vault, file) = Self::read(place, identity)?;
+        let generation = vault.content.generation;
+        match anchor::check(&place.anchor, vault.keys.anchor(), generation, &file)? {
+            Freshness::Marked => {}
+            Freshness::Ahead => vault.mark(generation, &file)?.put_in_place()?,
+        }
+        Ok(vault)
+    }
+
+    /// As [`Self::open`], for a person who knows that the vault is an old one: it becomes the newest, under a
+    /// generation that no other vault has had.
+    ///
+    /// # Errors
+    /// As there, without those about its age.
+    pub fn open_old(place: &Place, identity: &Identity) -> Result<Self> {
+        let (mut vault, _) = Self::read(place, identity)?;
+        let next = Content::clone(&vault.content);
+        vault.commit(next)?;
+        Ok(vault)
+    }
+
+    /// The vault in the bytes of a backup, for a look. It has the place of the one that it may replace.
+    ///
+    /// # Errors
+    /// Class Integrity: `vault_corrupt`, `vault_unauthenticated`, `vault_format`.
+    pub fn of_backup(place: &Place, from: &Path, bytes: &[u8], identity: &Identity) -> Result<Self> {
+        let keys = Keys::of(identity);
+        let (content, data_key) = Content::decode(bytes, from, identity, &keys)?;
+        Ok(Self::of(place, keys, data_key, content))
+    }
+
+    /// Puts this vault in the place of the one that is there, as the newest.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn restore(&mut self) -> Result<()> {
+        self.commit(Content::clone(&self.content))
+    }
+
+    /// The vault's file, read again and checked: what a backup is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn copy(place: &Place, identity: &Identity) -> Result<(Self, Zeroizing<Vec<u8>>)> {
+        let (vault, file) = Self::read(place, identity)?;
+        anchor::check(&place.anchor, vault.keys.anchor(), vault.content.generation, &file)?;
+        Ok((vault, file))
+    }
+
+    fn read(place: &Place, identity: &Identity) -> Result<(Self, Zeroizing<Vec<u8>>)> {
+        let Some(file) = files::read_private(&place.file, container::LIMIT)? else {
+            let message = format!("there is no vault at {}", place.file.display());
             return Err(Error::new(Class::Locked, "vault_absent", message).hint("`kin init` makes one"));
         };
         let keys = Keys::of(identity);
-        let (content, data_key) = Content::decode(&file, path, identity, &keys)?;
-        Ok(Self::of(path, keys, data_key, content))
+        let (content, data_key) = Content::decode(&file, &place.file, identity, &keys)?;
+        Ok((Self::of(place, keys, data_key, content), file))
     }
 
-    fn of(path: &Path, keys: Keys, data_key: Plaintext, content: Content) -> Self {
+    fn of(place: &Place, keys: Keys, data_key: Plaintext, content: Content) -> Self {
         let (keys, data_key, content) = (Arc::new(keys), Arc::new(data_key), Arc::new(content));
-        Self { path: path.to_owned(), keys, data_key, content }
+        Self { place: place.clone(), keys, data_key, content }
     }
 
     /// Opens the current version of the secret that `permit` names.
@@ -74,17 +161,48 @@ impl Vault {
     /// `secret_missing` where the vault has none of that name, `vault_corrupt` where its value is not the
     /// one that was sealed for that name and version; an internal error for a permit that names none.
     pub fn unseal(&self, permit: &Logged<Permit>) -> Result<Plaintext> {
-        let reference = permit
-            .get()
-            .reference()
-            .ok_or_else(|| Error::internal("unseal a value", "the permit is only to look"))?;
-        let current = self.current(reference).ok_or_else(|| missing(reference))?;
-        seal::open(&self.data_key, &place(reference, current.version), &current.sealed.0)
-            .ok_or_else(|| corrupt(&self.path, &format!("has a damaged value for {reference}")))
+        let reference = named(permit)?;
+        self.open_version(reference, self.current(reference).ok_or_else(|| missing(reference))?)
     }
 
-    /// Stores a new version, which becomes the current one; `created` is in seconds of Unix time. Nothing
-    /// changes where the vault cannot be written.
+    /// Opens one version of the secret that `permit` names; `now` is in seconds of Unix time.
+    ///
+    /// # Errors
+    /// As [`Self::unseal`]; `version_missing` and `version_destroyed` (Usage).
+    pub fn unseal_version(&self, permit: &Logged<Permit>, version: u64, now: i64) -> Result<Plaintext> {
+        let reference = named(permit)?;
+        self.check_version(reference, version, now)?;
+        let found = self.versions(reference).iter().find(|found| found.version == version);
+        self.open_version(reference, found.ok_or_else(|| missing(reference))?)
+    }
+
+    /// Whether one version can still be read.
+    ///
+    /// # Errors
+    /// `secret_missing`, `version_missing`, `version_destroyed` (Usage).
+    pub fn check_version(&self, reference: &Reference, version: u64, now: i64) -> Result<()> {
+        let refuse = |code, message| {
+            let hint = format!("`kin history {reference}` shows what there is");
+            Err(Error::new(Class::Usage, code, message).hint(hint))
+        };
+        match self.history(reference, now)?.iter().find(|found| found.version == version) {
+            None => refuse("version_missing", format!("{reference} has no version {version}")),
+            Some(found) if found.readable => Ok(()),
+            Some(_) => refuse(
+                "version_destroyed",
+                format!("the value of {reference}, version {version}, is destroyed"),
+            ),
+        }
+    }
+
+    fn open_version(&self, reference: &Reference, version: &Version) -> Result<Plaintext> {
+        let sealed = version.sealed.as_ref().map_or(&[][..], |sealed| &sealed.0);
+        seal::open(&self.data_key, &place(reference, version.version), sealed)
+            .ok_or_else(|| corrupt(&self.place.file, &format!("has a damaged value for {reference}")))
+    }
+
+    /// Stores a new version, which becomes the current one; `created` is in seconds of Unix time. Older ones
+    /// can be read for a while. Nothing changes where the vault cannot be written.
     ///
     /// # Errors
     /// `value_too_large`, `note_too_long` (Usage), `vault_full`, or another storage error.
@@ -92,20 +210,47 @@ impl Vault {
         &mut self,
         reference: &Reference,
         value: &Plaintext,
-        note: Option<String>,
+        facts: Facts,
         created: i64,
     ) -> Result<SecretInfo> {
+        self.set_all([(reference.clone(), value, facts)], created)?;
+        self.info(reference).ok_or_else(|| missing(reference))
+    }
+
+    /// As [`Self::set`], for many at once: all of them, or none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_all<'v>(
+        &mut self,
+        new: impl IntoIterator<Item = (Reference, &'v Plaintext, Facts)>,
+        created: i64,
+    ) -> Result<()> {
+        let mut next = Content::clone(&self.content);
+        for (reference, value, facts) in new {
+            let record = next.secrets.entry(reference.clone()).or_default();
+            let version = self.seal_version(&reference, record, value, facts, created)?;
+            record.versions.push(version);
+        }
+        next.secrets.values_mut().for_each(|record| history::forget(record, created));
+        self.commit(next)
+    }
+
+    fn seal_version(
+        &self,
+        reference: &Reference,
+        record: &Record,
+        value: &Plaintext,
+        facts: Facts,
+        created: i64,
+    ) -> Result<Version> {
+        let Facts { note, due, generated } = facts;
         check_size("value_too_large", "the value", value.len(), MAX_VALUE)?;
         check_size("note_too_long", "the note", note.as_ref().map_or(0, String::len), MAX_NOTE)?;
-        let version = self.current(reference).map_or(0, |current| current.version) + 1;
+        let version = record.versions.last().map_or(0, |current| current.version) + 1;
         let sealed = seal::seal(&self.data_key, &place(reference, version), value.bytes())?;
-        let size = value.len() as u64;
-        let version = Version { version, created, size, note, sealed: Sealed(sealed.into()) };
-        let info = describe(reference, &version);
-        let mut next = Content::clone(&self.content);
-        next.secrets.insert(reference.clone(), Record { versions: vec![version] });
-        self.commit(next)?;
-        Ok(info)
+        let (size, sealed) = (value.len() as u64, Some(Sealed(sealed.into())));
+        Ok(Version { version, created, size, note, due, generated, sealed })
     }
 
     /// Destroys every version of a secret; tells what it was.
@@ -140,23 +285,52 @@ impl Vault {
         self.content.generation
     }
 
+    /// Every version of a secret that is remembered, oldest first; `now` is in seconds of Unix time.
+    ///
+    /// # Errors
+    /// `secret_missing`.
+    pub fn history(&self, reference: &Reference, now: i64) -> Result<Vec<VersionInfo>> {
+        match self.versions(reference) {
+            [] => Err(missing(reference)),
+            versions => Ok(history::describe(versions, now)),
+        }
+    }
+
+    fn versions(&self, reference: &Reference) -> &[Version] {
+        self.content.secrets.get(reference).map_or(&[], |record| &record.versions)
+    }
+
     fn current(&self, reference: &Reference) -> Option<&Version> {
-        self.content.secrets.get(reference)?.versions.last()
+        self.versions(reference).last()
     }
 
     /// The file first, then memory: what was acknowledged is on the disk.
     fn commit(&mut self, mut next: Content) -> Result<()> {
-        next.generation += 1;
-        let file = next.encode(&self.keys)?;
+        let marked = anchor::generation(&self.place.anchor, self.keys.anchor());
+        next.generation = next.generation.max(marked) + 1;
+        self.write(&next)?;
+        self.content = Arc::new(next);
+        Ok(())
+    }
+
+    /// Both files are written before either is put in its place, so that a full disk changes neither; the
+    /// vault goes first, so that a crash leaves none that is older than its anchor.
+    fn write(&self, content: &Content) -> Result<()> {
+        let file = content.encode(&self.keys)?;
         if file.len() as u64 > container::LIMIT {
             let message = format!("the vault would be larger than {} MiB", container::LIMIT >> 20);
             return Err(
                 Error::new(Class::Storage, "vault_full", message).hint("remove secrets with `kin rm`")
             );
         }
-        files::write_atomic(&self.path, &file)?;
-        self.content = Arc::new(next);
-        Ok(())
+        let vault = Prepared::new(&*self.place.disk, &self.place.file, &file)?;
+        let anchor = self.mark(content.generation, &file)?;
+        vault.put_in_place()?;
+        anchor.put_in_place()
+    }
+
+    fn mark(&self, generation: u64, file: &[u8]) -> Result<Prepared<'_>> {
+        anchor::prepare(&*self.place.disk, &self.place.anchor, self.keys.anchor(), generation, file)
     }
 }
 
@@ -173,7 +347,14 @@ fn describe(reference: &Reference, current: &Version) -> SecretInfo {
         size: current.size,
         created: current.created,
         note: current.note.clone(),
+        due: current.due,
+        generated: current.generated.clone(),
     }
+}
+
+fn named(permit: &Logged<Permit>) -> Result<&Reference> {
+    let reference = permit.get().reference();
+    reference.ok_or_else(|| Error::internal("unseal a value", "the permit is only to look"))
 }
 
 fn check_size(code: &'static str, what: &str, size: usize, limit: usize) -> Result<()> {
@@ -186,3 +367,7 @@ fn check_size(code: &'static str, what: &str, size: usize, limit: usize) -> Resu
 #[cfg(test)]
 #[path = "vault_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "crash_tests.rs"]
+mod crash_tests;

@@ -9,20 +9,33 @@ use crate::keys::{age_file, authenticate};
 struct Fixture {
     _dir: TempDir,
     path: PathBuf,
+    place: Place,
     identity: Identity,
 }
 
 fn fixture() -> (Fixture, Vault) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("vault.age");
+    let place = Place::new(path.clone(), dir.path().join("vault.anchor"));
     let identity = Identity::generate();
-    let vault = Vault::create(&path, &identity).unwrap();
-    (Fixture { _dir: dir, path, identity }, vault)
+    let vault = Vault::create(&place, &identity).unwrap();
+    (Fixture { _dir: dir, path, place, identity }, vault)
 }
 
 impl Fixture {
     fn open(&self) -> Result<Vault> {
-        Vault::open(&self.path, &self.identity)
+        Vault::open(&self.place, &self.identity)
+    }
+
+    /// As if these bytes had been acknowledged.
+    fn put(&self, file: &[u8]) {
+        std::fs::write(&self.path, file).unwrap();
+        let key = anchor::key(&self.identity);
+        let generation = self.payload()["generation"].as_u64().unwrap();
+        anchor::prepare(&RealDisk, &self.place.anchor, &key, generation, file)
+            .unwrap()
+            .put_in_place()
+            .unwrap();
     }
 
     /// The class and code that these bytes are refused with.
@@ -56,6 +69,10 @@ fn value(text: &str) -> Plaintext {
     Plaintext::copy_of(text.as_bytes())
 }
 
+fn noted(note: &str) -> Facts {
+    Facts { note: Some(note.into()), ..Facts::default() }
+}
+
 fn permit(reference: &Reference) -> Logged<Permit> {
     Logged::for_test(decide_reveal(reference, false, true).unwrap())
 }
@@ -73,9 +90,9 @@ fn what_was_set_is_there_after_a_reopen() {
     let (at, mut vault) = fixture();
     assert_eq!(vault.generation(), 1);
     let large = Plaintext::copy_of(&vec![9; MAX_VALUE]);
-    vault.set(&name("large"), &large, None, 3).unwrap();
-    vault.set(&name("empty"), &value(""), None, 4).unwrap();
-    let info = vault.set(&name("db/url"), &value("postgres://"), Some("test".into()), 5).unwrap();
+    vault.set(&name("large"), &large, Facts::default(), 3).unwrap();
+    vault.set(&name("empty"), &value(""), Facts::default(), 4).unwrap();
+    let info = vault.set(&name("db/url"), &value("postgres://"), noted("test"), 5).unwrap();
     assert_eq!((info.version, info.size, info.created), (1, 11, 5));
 
     let again = at.open().unwrap();
@@ -91,8 +108,8 @@ fn what_was_set_is_there_after_a_reopen() {
 #[test]
 fn a_new_version_replaces_the_old_and_a_removed_secret_is_gone() {
     let (at, mut vault) = fixture();
-    vault.set(&name("a"), &value("one"), Some("first".into()), 1).unwrap();
-    let info = vault.set(&name("a"), &value("three"), None, 2).unwrap();
+    vault.set(&name("a"), &value("one"), noted("first"), 1).unwrap();
+    let info = vault.set(&name("a"), &value("three"), Facts::default(), 2).unwrap();
     assert_eq!((info.version, info.size, info.note), (2, 5, None));
     assert_eq!(unseal(&vault, "a").unwrap(), b"three");
     assert_eq!(vault.remove(&name("a")).unwrap().version, 2);
@@ -102,6 +119,51 @@ fn a_new_version_replaces_the_old_and_a_removed_secret_is_gone() {
         assert_eq!(vault.generation(), 4);
     }
     assert_eq!(vault.remove(&name("a")).unwrap_err().code, "secret_missing");
+}
+
+#[test]
+fn old_versions_can_be_read_for_a_while_and_then_are_destroyed() {
+    const DAY: i64 = 24 * 60 * 60;
+    let (at, mut vault) = fixture();
+    for (text, created) in [("one", 0), ("two", DAY), ("three", 2 * DAY)] {
+        vault.set(&name("a"), &value(text), noted(text), created).unwrap();
+    }
+    let read = |vault: &Vault, version, now| {
+        let value = vault.unseal_version(&permit(&name("a")), version, now);
+        value.map(|value| value.bytes().to_vec()).map_err(|error| error.code.into_owned())
+    };
+    let vault_then = at.open().unwrap();
+    for (version, text) in [(1, "one"), (2, "two"), (3, "three")] {
+        assert_eq!(read(&vault_then, version, 2 * DAY).unwrap(), text.as_bytes());
+    }
+    // A version is replaced when the next one comes; 30 days later it cannot be read any more.
+    assert_eq!(read(&vault_then, 1, 31 * DAY - 1).unwrap(), b"one");
+    assert_eq!(read(&vault_then, 1, 31 * DAY), Err("version_destroyed".into()));
+    assert_eq!(read(&vault_then, 2, 31 * DAY).unwrap(), b"two");
+    assert_eq!(read(&vault_then, 3, 1000 * DAY).unwrap(), b"three");
+    assert_eq!(read(&vault_then, 4, 0), Err("version_missing".into()));
+    // The next write, of any secret, takes what is over out of the file.
+    vault.set(&name("b"), &value(""), Facts::default(), 31 * DAY).unwrap();
+    let versions = &at.payload()["secrets"]["a"]["versions"];
+    let kept: Vec<bool> = (0..3).map(|n| versions[n].get("sealed").is_some()).collect();
+    assert_eq!(kept, [false, true, true]);
+    assert_eq!(read(&at.open().unwrap(), 1, 2 * DAY), Err("version_destroyed".into()));
+    let history = vault.history(&name("a"), 31 * DAY).unwrap();
+    let states: Vec<_> = history.iter().map(|of| (of.version, of.replaced, of.readable)).collect();
+    assert_eq!(states, [(1, Some(DAY), false), (2, Some(2 * DAY), true), (3, None, true)]);
+    vault.remove(&name("a")).unwrap();
+    assert_eq!(vault.history(&name("a"), 0).unwrap_err().code, "secret_missing");
+}
+
+#[test]
+fn a_secret_that_is_set_often_keeps_sixteen_old_values_and_remembers_a_hundred_versions() {
+    let (at, mut vault) = fixture();
+    for n in 0..120 {
+        vault.set(&name("a"), &value("x"), Facts::default(), n).unwrap();
+    }
+    let history = at.open().unwrap().history(&name("a"), 120).unwrap();
+    assert_eq!((history.len(), history[0].version, history[99].version), (100, 21, 120));
+    assert_eq!(history.iter().filter(|of| of.readable).count(), 17);
 }
 
 #[test]
@@ -133,6 +195,7 @@ fn a_permit_to_look_opens_nothing() {
     let standing = Standing {
         grant: &grant,
         ended: None,
+        suspended: false,
         command: None,
         orphans: Orphans::Admitted,
         namespaces: Some(HERE),
@@ -148,16 +211,16 @@ fn a_permit_to_look_opens_nothing() {
 #[test]
 fn a_failed_write_changes_neither_file_nor_memory() {
     let (at, mut vault) = fixture();
-    vault.set(&name("a"), &value("old"), None, 1).unwrap();
+    vault.set(&name("a"), &value("old"), Facts::default(), 1).unwrap();
     let before = std::fs::read(&at.path).unwrap();
     let blocked = at.path.with_file_name("vault.age.tmp");
     std::fs::create_dir(&blocked).unwrap();
-    assert_eq!(vault.set(&name("a"), &value("new"), None, 2).unwrap_err().class, Class::Storage);
+    assert_eq!(vault.set(&name("a"), &value("new"), Facts::default(), 2).unwrap_err().class, Class::Storage);
     assert_eq!(vault.remove(&name("a")).unwrap_err().class, Class::Storage);
     assert_eq!(unseal(&vault, "a").unwrap(), b"old");
     assert_eq!(std::fs::read(&at.path).unwrap(), before);
     std::fs::remove_dir(&blocked).unwrap();
-    vault.set(&name("a"), &value("new"), None, 2).unwrap();
+    vault.set(&name("a"), &value("new"), Facts::default(), 2).unwrap();
     assert_eq!((vault.generation(), unseal(&at.open().unwrap(), "a").unwrap()), (3, b"new".to_vec()));
 }
 
@@ -165,16 +228,22 @@ fn a_failed_write_changes_neither_file_nor_memory() {
 fn too_much_is_refused() {
     let (_at, mut vault) = fixture();
     let large = Plaintext::zeroed(MAX_VALUE + 1);
-    assert_eq!(vault.set(&name("a"), &large, None, 1).unwrap_err().code, "value_too_large");
+    assert_eq!(vault.set(&name("a"), &large, Facts::default(), 1).unwrap_err().code, "value_too_large");
     let note = "x".repeat(MAX_NOTE + 1);
-    assert_eq!(vault.set(&name("a"), &value(""), Some(note), 1).unwrap_err().code, "note_too_long");
+    assert_eq!(
+        vault
+            .set(&name("a"), &value(""), Facts { note: Some(note), ..Facts::default() }, 1)
+            .unwrap_err()
+            .code,
+        "note_too_long"
+    );
     assert_eq!(vault.generation(), 1);
 }
 
 #[test]
 fn a_vault_is_never_overwritten_and_an_absent_one_is_said_to_be() {
     let (at, _vault) = fixture();
-    let error = Vault::create(&at.path, &at.identity).err().unwrap();
+    let error = Vault::create(&at.place, &at.identity).err().unwrap();
     assert_eq!((error.class, &*error.code), (Class::Denied, "vault_exists"));
     std::fs::remove_file(&at.path).unwrap();
     assert_eq!(at.open().err().unwrap().code, "vault_absent");
@@ -183,7 +252,7 @@ fn a_vault_is_never_overwritten_and_an_absent_one_is_said_to_be() {
 #[test]
 fn f01_every_flipped_byte_is_refused() {
     let (at, mut vault) = fixture();
-    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    vault.set(&name("a"), &value("s3cret"), Facts::default(), 1).unwrap();
     let good = std::fs::read(&at.path).unwrap();
     for position in 0..good.len() {
         for flip in [0x01, 0x20, 0xff] {
@@ -197,7 +266,7 @@ fn f01_every_flipped_byte_is_refused() {
 #[test]
 fn f02_every_cut_and_every_addition_is_refused() {
     let (at, mut vault) = fixture();
-    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    vault.set(&name("a"), &value("s3cret"), Facts::default(), 1).unwrap();
     let good = std::fs::read(&at.path).unwrap();
     for len in 0..good.len() {
         assert_eq!(at.refused(&good[..len]), integrity("vault_corrupt"), "{len} bytes");
@@ -210,7 +279,7 @@ fn f02_every_cut_and_every_addition_is_refused() {
 #[test]
 fn f03_a_vault_made_by_who_knows_only_the_recipient_is_refused() {
     let (at, mut vault) = fixture();
-    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    vault.set(&name("a"), &value("s3cret"), Facts::default(), 1).unwrap();
     let signed = at.payload();
     let mut unsigned = signed.clone();
     unsigned.as_object_mut().unwrap().remove("mac");
@@ -236,7 +305,7 @@ fn another_identitys_vault_does_not_open() {
 #[test]
 fn what_is_signed_but_no_vault_is_refused() {
     let (at, mut vault) = fixture();
-    vault.set(&name("a"), &value("s3cret"), None, 1).unwrap();
+    vault.set(&name("a"), &value("s3cret"), Facts::default(), 1).unwrap();
     let mut good = at.payload();
     good.as_object_mut().unwrap().remove("mac");
     let with = |pointer: &str, value: serde_json::Value| {
@@ -260,41 +329,135 @@ fn what_is_signed_but_no_vault_is_refused() {
 }
 
 #[test]
+fn f04_an_older_vault_is_refused_until_a_person_takes_it() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("first"), Facts::default(), 1).unwrap();
+    let old = std::fs::read(&at.path).unwrap();
+    vault.set(&name("a"), &value("second"), Facts::default(), 2).unwrap();
+    let newest = std::fs::read(&at.path).unwrap();
+    assert_eq!(at.refused(&old), integrity("vault_rollback"));
+    let error = at.open().err().unwrap();
+    assert!(error.message.contains("have generation 2, want 3"), "{error}");
+
+    let taken = Vault::open_old(&at.place, &at.identity).unwrap();
+    assert_eq!((taken.generation(), unseal(&taken, "a").unwrap()), (4, b"first".to_vec()));
+    assert_eq!(unseal(&at.open().unwrap(), "a").unwrap(), b"first");
+    // What had been the newest is an old one now.
+    assert_eq!(at.refused(&newest), integrity("vault_rollback"));
+}
+
+#[test]
+fn f04_another_vault_of_the_same_generation_is_refused() {
+    let (at, mut vault) = fixture();
+    let mut other = vault.clone();
+    vault.set(&name("a"), &value("mine"), Facts::default(), 1).unwrap();
+    let (file, mark) = (std::fs::read(&at.path).unwrap(), std::fs::read(&at.place.anchor).unwrap());
+    std::fs::remove_file(&at.place.anchor).unwrap();
+    other.set(&name("a"), &value("a fork"), Facts::default(), 1).unwrap();
+    let fork = std::fs::read(&at.path).unwrap();
+    std::fs::write(&at.place.anchor, mark).unwrap();
+    assert_eq!(at.refused(&fork), integrity("vault_rollback"));
+    std::fs::write(&at.path, file).unwrap();
+    assert_eq!(unseal(&at.open().unwrap(), "a").unwrap(), b"mine");
+}
+
+#[test]
+fn f04_a_missing_or_forged_anchor_is_refused() {
+    let (at, mut vault) = fixture();
+    vault.set(&name("a"), &value("s3cret"), Facts::default(), 1).unwrap();
+    let mark = std::fs::read(&at.place.anchor).unwrap();
+    let code = || at.open().err().map(|error| (error.class, error.code.into_owned()));
+    std::fs::remove_file(&at.place.anchor).unwrap();
+    assert_eq!(code(), Some(integrity("vault_unanchored")));
+    let lower = String::from_utf8(mark.clone()).unwrap().replace("\"generation\":2", "\"generation\":1");
+    for forged in [&b""[..], b"{}", lower.as_bytes(), &mark[..mark.len() - 1]] {
+        std::fs::write(&at.place.anchor, forged).unwrap();
+        std::fs::set_permissions(&at.place.anchor, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        assert_eq!(code(), Some(integrity("vault_unanchored")));
+    }
+    std::fs::write(&at.place.anchor, mark).unwrap();
+    assert_eq!(code(), None);
+}
+
+#[test]
+fn f04_a_vault_that_is_ahead_of_its_anchor_is_accepted_and_marked() {
+    let (at, mut vault) = fixture();
+    let mark = std::fs::read(&at.place.anchor).unwrap();
+    vault.set(&name("a"), &value("s3cret"), Facts::default(), 1).unwrap();
+    std::fs::write(&at.place.anchor, &mark).unwrap();
+    assert_eq!(unseal(&at.open().unwrap(), "a").unwrap(), b"s3cret");
+    assert_ne!(std::fs::read(&at.place.anchor).unwrap(), mark);
+    // Also where the making of the vault was cut short before there was an anchor.
+    let (fresh, _vault) = fixture();
+    std::fs::remove_file(&fresh.place.anchor).unwrap();
+    fresh.open().unwrap();
+    assert!(fresh.place.anchor.exists());
+}
+
+#[test]
 fn f06_values_do_not_open_in_each_others_place() {
     let (at, mut vault) = fixture();
-    vault.set(&name("a"), &value("value of a"), None, 1).unwrap();
-    vault.set(&name("b"), &value("value of b"), None, 1).unwrap();
+    vault.set(&name("a"), &value("value of a"), Facts::default(), 1).unwrap();
+    vault.set(&name("b"), &value("value of b"), Facts::default(), 1).unwrap();
     let mut payload = at.payload();
     payload.as_object_mut().unwrap().remove("mac");
     let secrets = payload["secrets"].clone();
     payload["secrets"] = serde_json::json!({"a": secrets["b"], "b": secrets["a"]});
     assert_eq!(at.refused(&at.file(&payload, None)), integrity("vault_unauthenticated"));
 
-    files::write_atomic(&at.path, &at.file(&payload, Some(&at.identity))).unwrap();
+    at.put(&at.file(&payload, Some(&at.identity)));
     let swapped = at.open().unwrap();
     for reference in ["a", "b"] {
         assert_eq!(unseal(&swapped, reference).unwrap_err().code, "vault_corrupt");
     }
     payload["secrets"] = secrets;
     payload["secrets"]["a"]["versions"][0]["version"] = 2.into();
-    files::write_atomic(&at.path, &at.file(&payload, Some(&at.identity))).unwrap();
+    at.put(&at.file(&payload, Some(&at.identity)));
     assert_eq!(unseal(&at.open().unwrap(), "a").unwrap_err().code, "vault_corrupt");
 }
 
 #[test]
-fn f10_an_unsafe_vault_file_is_refused() {
+fn f10_an_unsafe_vault_file_is_refused_and_never_waited_for() {
+    use std::os::unix::fs::PermissionsExt;
     let (at, _vault) = fixture();
     let moved = at.path.with_extension("moved");
-    std::fs::rename(&at.path, &moved).unwrap();
+    let refused = |what: &str| {
+        let started = std::time::Instant::now();
+        let error = at.open().err().unwrap_or_else(|| panic!("{what} was opened"));
+        assert_eq!((error.class, &*error.code), (Class::Unsafe, "unsafe_file"), "{what}: {error}");
+        assert!(started.elapsed() < std::time::Duration::from_secs(1), "{what}");
+    };
+    let open_to_others = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&at.path, open_to_others).unwrap();
+    refused("mode 0644");
+    std::fs::set_permissions(&at.path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::hard_link(&at.path, &moved).unwrap();
+    refused("a second link");
+    std::fs::remove_file(&at.path).unwrap();
     std::os::unix::fs::symlink(&moved, &at.path).unwrap();
-    let error = at.open().err().unwrap();
-    assert_eq!((error.class, &*error.code), (Class::Unsafe, "unsafe_file"));
+    refused("a symbolic link");
+    std::fs::remove_file(&at.path).unwrap();
+    nix::unistd::mkfifo(&at.path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refused("a FIFO");
+    std::fs::remove_file(&at.path).unwrap();
+    std::fs::create_dir(&at.path).unwrap();
+    refused("a directory");
+    std::fs::remove_dir(&at.path).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(&at.path).unwrap();
+    refused("a socket");
+    drop(socket);
+    for device in ["/dev/null", "/dev/full"] {
+        let place = Place::new(device.into(), at.place.anchor.clone());
+        let error = Vault::open(&place, &at.identity).err().unwrap();
+        assert_eq!((error.class, &*error.code), (Class::Unsafe, "unsafe_file"), "{device}");
+    }
 }
 
 #[test]
 fn no_value_is_in_the_file_or_in_what_age_decrypts() {
     let (at, mut vault) = fixture();
-    vault.set(&name("a"), &value("a canary of some length"), None, 1).unwrap();
+    vault.set(&name("a"), &value("a canary of some length"), Facts::default(), 1).unwrap();
     let file = std::fs::read(&at.path).unwrap();
     let payload = age_file::decrypt(&file, &at.identity.age()).unwrap();
     let encoded = <base64ct::Base64 as base64ct::Encoding>::encode_string(b"a canary of some length");

@@ -71,6 +71,9 @@ fn description(manifest: &ManifestInfo) -> String {
     let laid = manifest.bindings.iter().any(|binding| binding.path.is_some());
     let rows = manifest.bindings.iter().map(|binding| {
         let state = match binding.present {
+            Some(true) if binding.due.is_some_and(|due| due <= kin_broker::clock::unix_seconds()) => {
+                "in the vault, overdue for rotation"
+            }
             Some(true) => "in the vault",
             Some(false) => "missing",
             None => "not known while the vault is locked",

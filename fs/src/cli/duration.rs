@@ -16,6 +16,19 @@ pub(super) fn ttl(argument: &OsStr) -> Result<Duration> {
     argument.to_str().and_then(limits::duration).ok_or_else(|| bad(argument, "bad_ttl"))
 }
 
+/// The time until a rotation is due, in seconds: one second to ten years.
+///
+/// # Errors
+/// `bad_time`.
+pub(super) fn rotation(argument: &OsStr) -> Result<u64> {
+    const LONGEST: u64 = 3650 * 24 * 60 * 60;
+    let seconds = argument.to_str().and_then(limits::seconds);
+    seconds.filter(|seconds| (1..=LONGEST).contains(seconds)).ok_or_else(|| {
+        let message = format!("\"{}\" is not a time from 1s to 3650d", output::excerpt(argument));
+        bad_usage("bad_time", message, "write it as 90d, 12h or 1d12h")
+    })
+}
+
 /// How long after its start a command may open files, written as a time to live is.
 ///
 /// # Errors

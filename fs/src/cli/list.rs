@@ -10,7 +10,7 @@ use super::{Format, connect, output, unlock};
 
 /// List the secrets, without their values
 ///
-/// Names, versions, sizes, dates and notes. No value is read.
+/// Names, versions, sizes, dates, when a rotation is due, and notes. No value is read.
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin list
@@ -36,10 +36,20 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
             secret.version.to_string(),
             secret.size.to_string(),
             local_time(secret.created),
+            secret.due.map(due).unwrap_or_default(),
             secret.note.clone().unwrap_or_default(),
         ]
     });
-    output::print(&output::table(&["REFERENCE", "VERSION", "BYTES", "CREATED", "NOTE"], rows))
+    output::print(&output::table(&["REFERENCE", "VERSION", "BYTES", "CREATED", "DUE", "NOTE"], rows))
+}
+
+/// When a rotation is due: a date, or that it is over.
+pub(super) fn due(seconds: i64) -> String {
+    let date = local_time(seconds);
+    match seconds <= kin_broker::clock::unix_seconds() {
+        true => "overdue".into(),
+        false => date.split(' ').next().unwrap_or_default().into(),
+    }
 }
 
 /// Seconds of Unix time as local time, `2026-11-23 05:41:58`.

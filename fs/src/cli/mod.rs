@@ -2,12 +2,14 @@
 //! the man page.
 
 mod audit;
+mod backup;
 mod check;
 mod completions;
 mod connect;
 mod daemon;
 mod doctor;
 mod duration;
+mod history;
 mod init;
 mod keyring_agent;
 mod list;
@@ -15,10 +17,12 @@ mod lock;
 mod man;
 mod output;
 mod project;
+mod restore;
 mod restrictions;
 mod reveal;
 mod revoke;
 mod rm;
+mod rotate;
 mod run;
 mod set;
 mod show;
@@ -42,7 +46,7 @@ use kin_policy::Reference;
 const ENVIRONMENT: &str = "\
 Environment:
   KIN_HOME          one directory for everything of kin's, instead of the next four
-  XDG_CONFIG_HOME   how the vault is unlocked: kin/ below it
+  XDG_CONFIG_HOME   config.toml, and how the vault is unlocked: kin/ below it
   XDG_DATA_HOME     the vault and what is trusted
   XDG_STATE_HOME    the audit log
   XDG_RUNTIME_DIR   the socket and the mount
@@ -76,7 +80,11 @@ enum Verb {
     List(list::Arguments),
     Show(show::Arguments),
     Reveal(reveal::Arguments),
+    Rotate(rotate::Arguments),
+    History(history::Arguments),
     Rm(rm::Arguments),
+    Backup(backup::Arguments),
+    Restore(restore::Arguments),
     Trust(trust::Arguments),
     Untrust(untrust::Arguments),
     Check(check::Arguments),
@@ -133,7 +141,11 @@ impl Verb {
             Self::Set(arguments) => arguments.format.json,
             Self::List(arguments) => arguments.format.json,
             Self::Show(arguments) => arguments.format.json,
+            Self::Rotate(arguments) => arguments.format.json,
+            Self::History(arguments) => arguments.format.json,
             Self::Rm(arguments) => arguments.format.json,
+            Self::Backup(arguments) => arguments.format.json,
+            Self::Restore(arguments) => arguments.format.json,
             Self::Trust(arguments) => arguments.format.json,
             Self::Untrust(arguments) => arguments.format.json,
             Self::Check(arguments) => arguments.format.json,
@@ -157,7 +169,11 @@ impl Verb {
             Self::List(arguments) => list::answer(&arguments),
             Self::Show(arguments) => show::answer(&arguments),
             Self::Reveal(arguments) => reveal::answer(&arguments),
+            Self::Rotate(arguments) => rotate::answer(arguments),
+            Self::History(arguments) => history::answer(&arguments),
             Self::Rm(arguments) => rm::answer(&arguments),
+            Self::Backup(arguments) => backup::answer(&arguments),
+            Self::Restore(arguments) => restore::answer(&arguments),
             Self::Trust(arguments) => trust::answer(&arguments),
             Self::Untrust(arguments) => untrust::answer(&arguments),
             Self::Check(arguments) => check::answer(&arguments),

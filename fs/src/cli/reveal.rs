@@ -1,6 +1,6 @@
 //! `kin reveal`: the one command that prints a value.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 
 use clap::Args;
@@ -18,18 +18,23 @@ use super::{connect, output, reference, show, unlock};
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin reveal stripe/test_key
+  kin reveal stripe/test_key@3              what it was before
   kin reveal tls/key --yes > key.pem        a script that means it")]
 pub(super) struct Arguments {
-    /// The secret's name
+    /// The secret's name; REF@N is its version N
     #[arg(value_name = "REF")]
     reference: OsString,
+    /// An old version, as long as `kin history` shows it as old
+    #[arg(long, value_name = "N")]
+    version: Option<u64>,
     /// Agree here instead of on a terminal
     #[arg(long)]
     yes: bool,
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
-    let reference = reference(&arguments.reference)?;
+    let (name, version) = versioned(&arguments.reference, arguments.version);
+    let reference = reference(&name)?;
     let directories = Directories::from_environment()?;
     let terminal = match arguments.yes {
         true => None,
@@ -42,14 +47,26 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
         let question = Question::Show { reference: reference.clone() };
         let secret: SecretInfo = unlock::asking(&mut client, |client| client.ask(question.clone()))?;
         terminal.say(&show::description(&secret))?;
-        terminal.confirm("Print its value?")?;
+        match version {
+            None => terminal.confirm("Print its value?")?,
+            Some(version) => terminal.confirm(&format!("Print the value of version {version}?"))?,
+        }
     }
-    let question = Question::Reveal { reference, confirmed: true };
+    let question = Question::Reveal { reference, version, confirmed: true };
     let (_, value) =
         unlock::asking(&mut client, |client| client.ask_for_value::<SecretInfo>(question.clone()))?;
     output::write(value.bytes())?;
     match std::io::stdout().is_terminal() {
         true => output::line(""),
         false => Ok(()),
+    }
+}
+
+/// `REF@N` taken apart; no name holds an '@'.
+fn versioned(argument: &OsStr, version: Option<u64>) -> (OsString, Option<u64>) {
+    let parts = argument.to_str().and_then(|text| text.rsplit_once('@'));
+    match parts.and_then(|(name, number)| Some((name, number.parse().ok()?))) {
+        Some((name, number)) if version.is_none() => (name.into(), Some(number)),
+        _ => (argument.to_owned(), version),
     }
 }

@@ -44,5 +44,7 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     if arguments.format.json {
         return output::json(&removed);
     }
-    output::line(&format!("removed {}, whose last version was {}", removed.reference, removed.version))
+    output::line(&format!("removed {}, whose last version was {}", removed.reference, removed.version))?;
+    output::note("a backup or a snapshot of the vault's file may still hold it: change it where it is used");
+    Ok(())
 }

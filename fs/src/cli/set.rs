@@ -4,13 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::Args;
-use kin_broker::control::protocol::{Question, SecretInfo};
+use kin_broker::control::Client;
+use kin_broker::control::protocol::{NewVersion, Question, SecretInfo};
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result};
 use kin_policy::Reference;
 
 use super::terminal::Terminal;
-use super::{Format, connect, output, unlock, usage, value};
+use super::{Format, connect, duration, output, unlock, usage, value};
 
 /// Store a new version of a secret
 ///
@@ -27,6 +28,21 @@ pub(super) struct Arguments {
     /// The secret's name, such as stripe/test_key
     #[arg(value_name = "REF")]
     reference: OsString,
+    #[command(flatten)]
+    source: Source,
+    /// When it should be replaced, from now: 30d, 12h. It is said when it is due; nothing stops working
+    #[arg(long, value_name = "D")]
+    expires: Option<OsString>,
+    /// A note for people, which is no secret
+    #[arg(long, value_name = "T")]
+    note: Option<String>,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+/// Where a value comes from.
+#[derive(Args)]
+pub(super) struct Source {
     /// Read the value from standard input, byte for byte: a newline at its end belongs to it
     #[arg(long, group = "source")]
     stdin: bool,
@@ -36,22 +52,29 @@ pub(super) struct Arguments {
     /// Let the broker make the value, which nobody sees: hex:32 (32 random bytes), ssh-ed25519 (a private key)
     #[arg(long, value_name = "SPEC", group = "source")]
     generate: Option<String>,
-    /// A note for people, which is no secret
-    #[arg(long, value_name = "T")]
-    note: Option<String>,
-    #[command(flatten)]
-    pub(super) format: Format,
 }
 
 pub(super) fn answer(arguments: Arguments) -> Result<()> {
     let reference = quiet_reference(&arguments.reference)?;
     let directories = Directories::from_environment()?;
-    let value = value(&arguments, &reference)?;
-    let question = Question::Set { reference, generate: arguments.generate, note: arguments.note };
+    let expires_s = arguments.expires.as_deref().map(duration::rotation).transpose()?;
+    let value = arguments.source.value(&reference)?;
+    let (generate, note) = (arguments.source.generate, arguments.note);
+    let new = NewVersion { reference, generate, note, expires_s, rotate: false };
     let mut client = connect::to_broker(&directories)?;
-    let stored: SecretInfo =
-        unlock::asking(&mut client, |client| client.ask_with(question.clone(), value.as_ref()))?;
-    if arguments.format.json {
+    store(&mut client, new, value.as_ref(), arguments.format)
+}
+
+/// Stores a version, and says which.
+pub(super) fn store(
+    client: &mut Client,
+    new: NewVersion,
+    value: Option<&Plaintext>,
+    format: Format,
+) -> Result<()> {
+    let question = Question::Set(new);
+    let stored: SecretInfo = unlock::asking(client, |client| client.ask_with(question.clone(), value))?;
+    if format.json {
         return output::json(&stored);
     }
     let (version, size) = (stored.version, stored.size);
@@ -59,7 +82,7 @@ pub(super) fn answer(arguments: Arguments) -> Result<()> {
 }
 
 /// A name in which nobody wrote a value; a bad one is not repeated, because it may be one.
-fn quiet_reference(argument: &OsStr) -> Result<Reference> {
+pub(super) fn quiet_reference(argument: &OsStr) -> Result<Reference> {
     if argument.as_encoded_bytes().contains(&b'=') {
         return Err(usage::value_on_argv());
     }
@@ -74,21 +97,41 @@ fn quiet_reference(argument: &OsStr) -> Result<Reference> {
     })
 }
 
-fn value(arguments: &Arguments, reference: &Reference) -> Result<Option<Plaintext>> {
-    if arguments.generate.is_some() {
-        return Ok(None);
+impl Source {
+    /// Whether the command line names one.
+    pub(super) fn is_given(&self) -> bool {
+        self.stdin || self.from_file.is_some() || self.generate.is_some()
     }
-    if arguments.stdin {
-        return value::from_stdin().map(Some);
+
+    /// How the broker is to make the value, where it is.
+    pub(super) fn into_generate(self) -> Option<String> {
+        self.generate
     }
-    if let Some(path) = &arguments.from_file {
-        return value::from_file(path).map(Some);
-    }
-    let mut terminal = Terminal::open().ok_or_else(|| {
-        Error::new(Class::Denied, "value_needed", "the value is needed, and there is no terminal to ask at")
+
+    /// The value, from the terminal where the command line names nothing; `None` where the broker makes it.
+    ///
+    /// # Errors
+    /// `value_needed` without a terminal; those of [`value`].
+    pub(super) fn value(&self, reference: &Reference) -> Result<Option<Plaintext>> {
+        if self.generate.is_some() {
+            return Ok(None);
+        }
+        if self.stdin {
+            return value::from_stdin().map(Some);
+        }
+        if let Some(path) = &self.from_file {
+            return value::from_file(path).map(Some);
+        }
+        let mut terminal = Terminal::open().ok_or_else(|| {
+            Error::new(
+                Class::Denied,
+                "value_needed",
+                "the value is needed, and there is no terminal to ask at",
+            )
             .hint("give it with --stdin, --from-file F or --generate SPEC")
-    })?;
-    value::checked(terminal.hidden(&format!("Value of {reference}: "))?).map(Some)
+        })?;
+        value::checked(terminal.hidden(&format!("Value of {reference}: "))?).map(Some)
+    }
 }
 
 #[cfg(test)]

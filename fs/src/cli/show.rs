@@ -43,6 +43,12 @@ pub(super) fn description(secret: &SecretInfo) -> String {
         secret.size,
         list::local_time(secret.created)
     );
+    if let Some(due) = secret.due {
+        text += &format!("due        {}\n", list::due(due));
+    }
+    if let Some(generated) = &secret.generated {
+        text += &format!("generated  {}\n", output::printable(generated));
+    }
     if let Some(note) = &secret.note {
         text += &format!("note       {}\n", output::printable(note));
     }

@@ -65,8 +65,14 @@ fn description(status: &Status, colours: bool) -> String {
         output::printable(&broker.identity),
     );
     text += &format!("vault   {}", output::printable(&vault.state));
+    if vault.state == "suspended" {
+        text += ": it locked itself, and grants wait for `kin unlock`";
+    }
     if let Some(secrets) = vault.secrets {
         text += &format!(", {}", counted(secrets as u64, "secret"));
+    }
+    if vault.overdue > 0 {
+        text += &format!(", {} due for rotation", vault.overdue);
     }
     match &vault.key {
         Some(KeyMethod::Keyring) => text += ", identity in the keyring",

@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     /// Read the passphrase from the first line of standard input
     #[arg(long)]
     passphrase_stdin: bool,
+    /// Take an old vault that you put there yourself, instead of the newest that was written
+    #[arg(long)]
+    accept_rollback: bool,
     #[command(flatten)]
     pub(super) format: Format,
 }
@@ -29,7 +32,7 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     let directories = Directories::from_environment()?;
     let passphrase = arguments.passphrase_stdin.then(value::passphrase_from_stdin).transpose()?;
     let mut client = connect::to_broker(&directories)?;
-    unlock(&mut client, passphrase)?;
+    unlock_with(&mut client, passphrase, arguments.accept_rollback)?;
     match arguments.format.json {
         true => output::json(&serde_json::json!({ "vault": "unlocked" })),
         false => output::line("the vault is unlocked"),
@@ -56,20 +59,24 @@ pub(super) fn asking<T>(client: &mut Client, mut ask: impl FnMut(&mut Client) ->
 /// # Errors
 /// `passphrase_needed` without a terminal; the broker's.
 pub(super) fn unlock(client: &mut Client, given: Option<Plaintext>) -> Result<()> {
+    unlock_with(client, given, false)
+}
+
+fn unlock_with(client: &mut Client, given: Option<Plaintext>, accept_rollback: bool) -> Result<()> {
     let vault = client.ask::<Status>(Question::Status)?.vault;
     if vault.state == "unlocked" {
         // Nothing to do, but inside a grant's tree even that is refused.
-        return client.ask(Question::Unlock);
+        return client.ask(Question::Unlock { accept_rollback });
     }
     let passphrase = match (vault.key, given) {
         (Some(KeyMethod::Passphrase), None) => Some(ask_passphrase()?),
         (Some(KeyMethod::Passphrase), given) => given,
         _ => None,
     };
-    client.ask_with(Question::Unlock, passphrase.as_ref())
+    client.ask_with(Question::Unlock { accept_rollback }, passphrase.as_ref())
 }
 
-fn ask_passphrase() -> Result<Plaintext> {
+pub(super) fn ask_passphrase() -> Result<Plaintext> {
     let mut terminal = Terminal::open().ok_or_else(|| {
         Error::new(
             Class::Locked,

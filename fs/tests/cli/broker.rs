@@ -83,7 +83,7 @@ impl Scene {
     ) -> std::io::Result<()> {
         let needs_vault = matches!(
             question,
-            Question::Set { .. } | Question::List | Question::Show { .. } | Question::Reveal { .. }
+            Question::Set(_) | Question::List | Question::Show { .. } | Question::Reveal { .. }
         );
         if needs_vault && self.locked {
             return fail(stream, Error::new(Class::Locked, "passphrase_needed", "the vault is locked"));
@@ -94,11 +94,11 @@ impl Scene {
                 stream,
                 &VaultMade { recipient: "age1example".into(), vault: home.join("data/vault.age") },
             ),
-            Question::Unlock if value.is_none_or(|value| value.bytes() != PASSPHRASE) => fail(
+            Question::Unlock { .. } if value.is_none_or(|value| value.bytes() != PASSPHRASE) => fail(
                 stream,
                 Error::new(Class::Locked, "wrong_passphrase", "that is not the vault's passphrase"),
             ),
-            Question::Unlock => {
+            Question::Unlock { .. } => {
                 self.locked = false;
                 done(stream, &())
             }
@@ -106,7 +106,7 @@ impl Scene {
                 let grants = (0..self.grants).map(|n| GrantId::from_bytes([n as u8 + 1; 16])).collect();
                 done(stream, &Withdrawn { grants })
             }
-            Question::Set { .. } | Question::Remove { .. } => done(stream, &secret("db/url", None)),
+            Question::Set(_) | Question::Remove { .. } => done(stream, &secret("db/url", None)),
             Question::List => {
                 done(stream, &vec![secret("db/url", None), secret("tls/key", Some("from\u{1b}[31m ops"))])
             }
@@ -138,6 +138,7 @@ impl Scene {
             present: (!self.locked).then_some(present),
             namespaces: kin_policy::Reach::Same,
             exe: Vec::new(),
+            due: None,
         };
         ManifestInfo {
             directory: directory.into(),
@@ -196,6 +197,7 @@ impl Scene {
                 state: if self.locked { "locked" } else { "unlocked" }.into(),
                 key: Some(KeyMethod::Passphrase),
                 secrets: (!self.locked).then_some(2),
+                overdue: 0,
             },
             mount: MountStatus { path: home.join("run/mnt"), mounted: true },
             audit: AuditStatus { state: "recording".into(), refused: 0, since: None, reason: None },
@@ -211,6 +213,8 @@ fn secret(reference: &str, note: Option<&str>) -> SecretInfo {
         size: 11,
         created: 1_795_000_000,
         note: note.map(Into::into),
+        due: note.map(|_| 1),
+        generated: None,
     }
 }
 

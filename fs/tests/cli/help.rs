@@ -4,13 +4,17 @@ use insta::assert_snapshot;
 
 use crate::program::Home;
 
-const VERBS: [&str; 23] = [
+const VERBS: [&str; 27] = [
     "init",
     "set",
     "list",
     "show",
     "reveal",
+    "rotate",
+    "history",
     "rm",
+    "backup",
+    "restore",
     "trust",
     "untrust",
     "check",

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use kin_tests::{Actor, World, eventually, process, record};
+use kin_tests::{Actor, Identity, World, binary, eventually, process, record};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -135,6 +136,58 @@ fn d07_lock_ends_every_grant_and_runs_wait_for_unlock() {
     world.kin(["unlock"]).run().exits(0);
     assert_eq!(first.cat(&world.file(DATABASE)), Err(REFUSED), "a grant that ended stays ended");
     assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
+}
+
+fn suspends(identity: Identity) {
+    let world = World::with(identity);
+    world.configure("[vault]\nauto_lock = \"2s\"\n");
+    let world = world.initialised().with_secrets();
+    let member = world.member(&[]);
+    let fd = member.open(&world.file(DATABASE)).expect("open");
+    assert_eq!(member.pread(fd, 100, 0), Ok(database(&world)));
+    let suspended = || world.status()["vault"]["state"] == "suspended";
+    eventually("the vault locks itself", Duration::from_secs(10), suspended);
+
+    assert_eq!(member.cat(&world.file(DATABASE)), Err(Errno::ENOKEY));
+    assert_eq!(member.pread(fd, 100, 0), Err(Errno::ENOKEY));
+    assert_eq!(member.child("fork").cat(&world.file(DATABASE)), Err(Errno::ENOKEY));
+    assert_eq!(world.outsider().cat(&world.file(DATABASE)), Err(REFUSED));
+    assert_eq!(world.grants().len(), 1, "the grant stands");
+    // Looking, from wherever, opens nothing; nor does a member.
+    world.kin(["list"]).run().refuses(4, &["locked"]);
+    for verb in [&["unlock"][..], &["run", "--", "true"]] {
+        let kin = binary();
+        let line = [&[kin.to_str().expect("UTF-8")], verb].concat();
+        assert_ne!(member.run(&line).0, 0, "{verb:?}");
+    }
+    assert_eq!(member.cat(&world.file(DATABASE)), Err(Errno::ENOKEY));
+    world.kin(["unlock"]).run().exits(0);
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)), "a running tree goes on");
+    eventually("the vault locks itself again", Duration::from_secs(10), suspended);
+    // A run of the user's own is a person too, where the key opens by itself.
+    assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+
+    let records = world.audit();
+    assert_eq!(record::of(&records, "vault.autolock").len(), 2, "{records:#?}");
+    let denied = record::by(&records, member.pid().into());
+    let waited = |event: &str| {
+        denied.iter().any(|line| record::event(line) == event && record::reason(line) == "vault_locked")
+    };
+    assert!(waited("open.deny") && waited("read.deny"), "{denied:#?}");
+    eventually("it locks itself once more", Duration::from_secs(10), suspended);
+    world.kin(["lock"]).run().exits(0);
+    assert_eq!(member.cat(&world.file(DATABASE)), Err(REFUSED), "a person's lock ends grants");
+}
+
+#[test]
+fn d07_an_unused_vault_suspends_its_grants_until_unlock_natively() {
+    suspends(Identity::Native);
+}
+
+#[test]
+fn d07_an_unused_vault_suspends_its_grants_until_unlock_by_procfs() {
+    suspends(Identity::Procfs);
 }
 
 #[test]

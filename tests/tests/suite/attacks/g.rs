@@ -1,6 +1,6 @@
 //! Can a value be taken from memory, or from what a process is started with? Keys and memory.
 
-use kin_tests::{Actor, Identity, Role, World, as_nobody};
+use kin_tests::{Actor, Identity, Role, World, as_nobody, binary};
 use nix::errno::Errno;
 use serde_json::json;
 
@@ -36,6 +36,27 @@ fn g01_nobody_of_the_same_user_looks_into_broker_keeper_and_front() {
             }
         }
     }
+}
+
+#[test]
+fn g06_where_memory_cannot_be_locked_doctor_warns_and_require_mlock_refuses() {
+    let name = "attacks::g::g06_where_memory_cannot_be_locked_doctor_warns_and_require_mlock_refuses";
+    if as_nobody(name) == Role::Done {
+        return;
+    }
+    let world = World::new();
+    let kin = binary();
+    let unlocked =
+        |verb: &'static [&str]| world.other("prlimit", ["--memlock=0", "--"]).args([&kin]).args(verb);
+    let doctor = unlocked(&["doctor", "--all"]).run();
+    assert!(doctor.text().contains("cannot be locked in memory"), "{doctor}");
+    unlocked(&["daemon"]).run().exits(0);
+    assert_eq!(world.status()["broker"]["memory_locked"], false);
+    world.kin(["stop"]).run().exits(0);
+    world.configure("[vault]\nrequire_mlock = true\n");
+    unlocked(&["daemon"]).run().refuses(3, &["locked in memory"]);
+    world.kin(["daemon"]).run().exits(0);
+    assert_eq!(world.status()["broker"]["memory_locked"], true);
 }
 
 #[test]
@@ -84,4 +105,54 @@ fn a_binding_with_env_path_gives_the_path_of_its_file() {
     let narrow = world.member(&["--only", crate::API]);
     let variables = narrow.ask("environ", json!({})).expect("its environment");
     assert_eq!(variables["DATABASE_URL_FILE"], serde_json::Value::Null);
+}
+
+mod needs_root {
+    use std::time::Duration;
+
+    use kin_tests::{eventually, memory_of};
+
+    use super::*;
+
+    /// The line of a key file that is the identity.
+    fn identity(world: &World) -> String {
+        let file = std::fs::read_to_string(world.path("identity")).expect("the key file");
+        file.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).expect("an identity").to_owned()
+    }
+
+    fn sweep(name: &str, config: &str, lock: impl FnOnce(&World)) {
+        kin_tests::needs_root();
+        let world = World::new();
+        world.configure(config);
+        let world = world.initialised().with_secrets();
+        let member = world.member(&[]);
+        let fd = member.open(&world.file(DATABASE)).expect("open");
+        assert_eq!(member.pread(fd, 100, 0), Ok(database(&world)));
+        let key = identity(&world);
+        let value = String::from_utf8(database(&world)).expect("text");
+        let other = String::from_utf8(world.value("api/key")).expect("text");
+        world.kin(["reveal", "api/key", "--yes"]).run().exits(0);
+        let (broker, secrets) = (world.broker().pid, [value, key, other]);
+        // What is in use is there, so an empty sweep means something; a sweep takes longer than some idle times.
+        if config.is_empty() {
+            assert!(!memory_of(broker, &secrets[..1]).is_empty(), "{name}: a value that is open");
+            assert!(!memory_of(broker, &secrets[1..2]).is_empty(), "{name}: the identity of an open vault");
+        }
+        lock(&world);
+        assert_eq!(memory_of(broker, &secrets), Vec::<String>::new(), "{name}");
+        assert_eq!(memory_of(member.started(), &secrets), Vec::<String>::new(), "{name}: the front");
+    }
+
+    #[test]
+    fn g04_after_a_lock_no_value_and_no_key_is_in_memory() {
+        sweep("lock", "", |world| drop(world.kin(["lock"]).run().exits(0)));
+    }
+
+    #[test]
+    fn g04_after_an_automatic_lock_no_value_and_no_key_is_in_memory() {
+        sweep("idle", "[vault]\nauto_lock = \"3s\"\n", |world| {
+            let suspended = || world.status()["vault"]["state"] == "suspended";
+            eventually("the vault locks itself", Duration::from_secs(15), suspended);
+        });
+    }
 }

@@ -6,6 +6,7 @@ mod b;
 mod c;
 mod d;
 mod e;
+mod f;
 mod g;
 mod jk;
 mod l;

@@ -1,0 +1,198 @@
+//! When does the vault lock itself? After a time without use, and after the machine was suspended.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use kin_policy::Timestamp;
+use parking_lot::Mutex;
+use serde::Deserialize;
+
+use crate::audit::VaultChange;
+use crate::broker::Broker;
+use crate::clock;
+use crate::control::protocol::KeyMethod;
+use crate::custody::{Custody, vault_event};
+use crate::delivery::Delivery;
+use crate::limits;
+
+/// How long a vault may go unused, where nothing is configured and its key does not lie in a file.
+const DEFAULT: Duration = Duration::from_secs(8 * 60 * 60);
+/// Time asleep that is taken for a suspension, and not for two clocks that were read one after the other.
+const ASLEEP: Duration = Duration::from_secs(1);
+
+/// `[vault]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VaultConfig {
+    /// `auto_lock`: how long the vault may go unused. 8 hours, and never where the key lies in a file: that
+    /// is for machines without a person who could unlock it.
+    pub auto_lock: Option<AutoLock>,
+    /// `lock_on_suspend`: whether it locks when the machine was suspended. The same default.
+    pub lock_on_suspend: Option<bool>,
+    /// `require_mlock`: whether a broker that cannot lock its memory refuses to run.
+    pub require_mlock: bool,
+}
+
+/// A time, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AutoLock(Option<Duration>);
+
+impl AutoLock {
+    /// After how long without use; `None` is never.
+    pub fn after(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+impl TryFrom<String> for AutoLock {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let after = limits::duration(&text).ok_or("a time from 1s to 30d, or off, such as 15m")?;
+        Ok(Self(Some(after)))
+    }
+}
+
+/// When the vault was used, and whether it has locked itself.
+pub(crate) struct Autolock {
+    config: VaultConfig,
+    used: AtomicU64,
+    locked: AtomicBool,
+    asleep: Mutex<Duration>,
+}
+
+impl Autolock {
+    pub(crate) fn new(config: VaultConfig) -> Self {
+        let (used, asleep) = (AtomicU64::new(clock::now().as_nanos()), Mutex::new(clock::asleep()));
+        Self { config, used, locked: AtomicBool::new(false), asleep }
+    }
+
+    /// Whether it has, and nobody has unlocked it since.
+    pub(crate) fn has_locked(&self) -> bool {
+        self.locked.load(Ordering::Acquire)
+    }
+
+    /// The vault was used for this delivery. One that a lock could not see any more is wiped here: locking
+    /// sets the flag before it collects what to wipe.
+    pub(crate) fn used(&self, delivery: &Delivery) {
+        self.touch();
+        if self.has_locked() {
+            delivery.wipe();
+        }
+    }
+
+    /// The vault was used: by a reader, or by a person.
+    pub(crate) fn touch(&self) {
+        self.used.store(clock::now().as_nanos(), Ordering::Relaxed);
+    }
+
+    /// A person has unlocked it, or locked it for good.
+    pub(crate) fn is_over(&self) {
+        self.touch();
+        self.locked.store(false, Ordering::Release);
+    }
+
+    /// Why a vault that is open now should not be; `asleep` is how long the machine has been suspended since
+    /// it booted.
+    fn due(&self, key: &KeyMethod, now: Timestamp, asleep: Duration) -> Option<&'static str> {
+        let unattended = matches!(key, KeyMethod::KeyFile { .. });
+        let before = std::mem::replace(&mut *self.asleep.lock(), asleep);
+        if self.config.lock_on_suspend.unwrap_or(!unattended) && asleep.saturating_sub(before) >= ASLEEP {
+            return Some("suspend");
+        }
+        let default = AutoLock((!unattended).then_some(DEFAULT));
+        let after = self.config.auto_lock.unwrap_or(default).after()?;
+        let used = Timestamp::from_nanos(self.used.load(Ordering::Relaxed));
+        (now.since(used) >= after).then_some("idle")
+    }
+}
+
+impl Broker {
+    /// Locks a vault that was not used for too long, or slept through a suspension.
+    pub(crate) fn lock_if_due(&self) {
+        let Some(opened) = self.custody.read().opened() else { return };
+        if let Some(reason) = self.autolock.due(&opened.key, clock::now(), clock::asleep()) {
+            drop(opened);
+            self.lock_itself(reason);
+        }
+    }
+
+    /// No key and no value stays in memory, and every grant waits: its files answer ENOKEY.
+    pub(crate) fn lock_itself(&self, reason: &'static str) {
+        let _changing = self.changing.lock();
+        if self.custody.read().opened().is_none() {
+            return;
+        }
+        self.autolock.locked.store(true, Ordering::Release);
+        *self.custody.write() = Custody::Suspended;
+        for live in self.grants.all() {
+            live.wipe_deliveries();
+        }
+        let _ = self.record(&vault_event(VaultChange::Autolock, None, Some(reason)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> KeyMethod {
+        KeyMethod::KeyFile { path: "/key".into() }
+    }
+
+    fn autolock(auto_lock: Option<&str>, lock_on_suspend: Option<bool>) -> Autolock {
+        let auto_lock = auto_lock.map(|text| AutoLock::try_from(text.to_owned()).unwrap());
+        let autolock = Autolock::new(VaultConfig { auto_lock, lock_on_suspend, require_mlock: false });
+        *autolock.asleep.lock() = Duration::ZERO;
+        autolock.used.store(0, Ordering::Relaxed);
+        autolock
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn d07_idle_counts_from_the_last_use() {
+        let autolock = autolock(Some("15m"), None);
+        for key in [file(), KeyMethod::Keyring, KeyMethod::Passphrase] {
+            assert_eq!(autolock.due(&key, at(899), Duration::ZERO), None);
+            assert_eq!(autolock.due(&key, at(900), Duration::ZERO), Some("idle"));
+        }
+        autolock.used.store(at(100).as_nanos(), Ordering::Relaxed);
+        assert_eq!(autolock.due(&file(), at(999), Duration::ZERO), None);
+        assert_eq!(autolock.due(&file(), at(1000), Duration::ZERO), Some("idle"));
+    }
+
+    #[test]
+    fn d07_without_a_configuration_a_person_is_asked_after_eight_hours_and_a_machine_never() {
+        let autolock = autolock(None, None);
+        assert_eq!(autolock.due(&KeyMethod::Passphrase, at(28_799), Duration::ZERO), None);
+        assert_eq!(autolock.due(&KeyMethod::Passphrase, at(28_800), Duration::ZERO), Some("idle"));
+        assert_eq!(autolock.due(&file(), at(1 << 30), Duration::ZERO), None);
+        let off = super::tests::autolock(Some("off"), None);
+        assert_eq!(off.due(&KeyMethod::Passphrase, at(1 << 30), Duration::ZERO), None);
+    }
+
+    #[test]
+    fn d07_time_asleep_is_seen_once() {
+        let autolock = autolock(Some("off"), None);
+        let mut now = 0;
+        let mut due = |asleep: u64| {
+            now += 1;
+            autolock.due(&KeyMethod::Keyring, at(now), Duration::from_millis(asleep))
+        };
+        assert_eq!([due(0), due(999), due(1999), due(1999)], [None, None, Some("suspend"), None]);
+        for (configured, key, expected) in [
+            (None, file(), None),
+            (Some(true), file(), Some("suspend")),
+            (Some(false), KeyMethod::Keyring, None),
+        ] {
+            let autolock = super::tests::autolock(Some("off"), configured);
+            assert_eq!(autolock.due(&key, at(1), Duration::from_secs(60)), expected, "{key:?}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! How is the vault kept elsewhere, and put back? As the file that it is: encrypted to its own identity.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::audit::VaultChange;
+use crate::broker::Broker;
+use crate::control::protocol::{BackupMade, KeyMethod, Restored};
+use crate::custody::{Asker, vault_event};
+use crate::error::{Class, Error, Result};
+use crate::sys::memory::Plaintext;
+use crate::vault::{Place, Vault};
+use crate::{files, keys};
+
+/// Bytes of a backup, at most: those of a vault.
+const LIMIT: u64 = 64 << 20;
+
+impl Broker {
+    /// Writes the vault to `path`, where nothing may be, and reads it back. Where a passphrase guards the
+    /// identity, that goes beside it: both open with the passphrase alone.
+    ///
+    /// # Errors
+    /// `backup_exists` (Denied), `bad_path` (Usage); those of an unlock; a storage error.
+    pub(crate) fn backup(&self, path: &Path, session_bus: Option<&str>) -> Result<BackupMade> {
+        let opened = self.unlock(Asker::Person, None, session_bus)?;
+        let beside = matches!(opened.key, KeyMethod::Passphrase).then(|| with_suffix(path, ".identity"));
+        for path in [Some(path), beside.as_deref()].into_iter().flatten() {
+            vacant(path)?;
+        }
+        let (vault, file) = Vault::copy(&Place::of(&self.directories), &opened.identity)?;
+        if let Some(beside) = &beside {
+            let identity = files::read_private(&self.directories.identity_file(), LIMIT)?;
+            let identity =
+                identity.ok_or_else(|| Error::internal("back up the identity", "it is missing"))?;
+            files::write_atomic(beside, &identity)?;
+        }
+        files::write_atomic(path, &file)?;
+        let again = files::read_private(path, LIMIT)?.unwrap_or_default();
+        let again = Vault::of_backup(&Place::of(&self.directories), path, &again, &opened.identity)?;
+        self.record(&vault_event(VaultChange::Backup, None, None))?;
+        let (secrets, generation) = (again.list().len(), vault.generation());
+        Ok(BackupMade { path: path.to_owned(), identity: beside, secrets, generation })
+    }
+
+    /// Puts the vault of a backup in the place of the one that is there, which may be lost or damaged; or,
+    /// not `confirmed`, says what that would do.
+    ///
+    /// # Errors
+    /// `backup_missing` (Usage); what refuses an unsafe file, and a vault that does not authenticate; the key's.
+    pub(crate) fn restore(
+        &self,
+        path: &Path,
+        confirmed: bool,
+        passphrase: Option<&Plaintext>,
+        session_bus: Option<&str>,
+    ) -> Result<Restored> {
+        let changing = self.change()?;
+        let open = self.custody.read().opened();
+        let identity = match &open {
+            Some(opened) => opened.identity.clone(),
+            None => Arc::new(keys::load(&self.directories, passphrase, session_bus)?),
+        };
+        let bytes = files::read_shared(path, LIMIT)?.ok_or_else(|| {
+            let message = format!("there is no backup at {}", path.display());
+            Error::new(Class::Usage, "backup_missing", message).hint("`kin backup FILE` makes one")
+        })?;
+        let place = Place::of(&self.directories);
+        let mut vault = Vault::of_backup(&place, path, &bytes, &identity)?;
+        let replaces = open.map(|opened| opened.vault.list().len());
+        let restored = Restored { secrets: vault.list().len(), generation: vault.generation(), replaces };
+        if confirmed {
+            self.record(&vault_event(VaultChange::Restore, None, None))?;
+            vault.restore()?;
+            self.open_up(&changing, identity, vault)?;
+        }
+        Ok(restored)
+    }
+}
+
+fn vacant(path: &Path) -> Result<()> {
+    if !path.is_absolute() {
+        let message = format!("{} is not an absolute path", path.display());
+        return Err(Error::new(Class::Usage, "bad_path", message));
+    }
+    if files::exists(path) {
+        let message = format!("{} is there already", path.display());
+        return Err(Error::new(Class::Denied, "backup_exists", message).hint("name a file that is not there"));
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

@@ -1,0 +1,45 @@
+//! How long does the value of an old version stay?
+
+use super::container::{Record, Version};
+use crate::control::protocol::VersionInfo;
+
+/// Seconds that the value of a version can still be read after another has replaced it: whoever holds the
+/// old one has to be found first.
+const GRACE: i64 = 30 * 24 * 60 * 60;
+/// Old values of one secret, at most.
+const VALUES: usize = 16;
+/// Versions of one secret that are remembered, with or without their values.
+const VERSIONS: usize = 100;
+
+/// Destroys the values whose time is over, and forgets the oldest versions; `now` is in seconds of Unix time.
+pub(super) fn forget(record: &mut Record, now: i64) {
+    let many = record.versions.len().saturating_sub(VERSIONS);
+    record.versions.drain(..many);
+    for at in 0..record.versions.len() {
+        if !is_readable(&record.versions, at, now) {
+            record.versions[at].sealed = None;
+        }
+    }
+}
+
+/// What may be known of them, oldest first.
+pub(super) fn describe(versions: &[Version], now: i64) -> Vec<VersionInfo> {
+    let describe = |(at, version): (usize, &Version)| VersionInfo {
+        version: version.version,
+        size: version.size,
+        created: version.created,
+        note: version.note.clone(),
+        due: version.due,
+        replaced: versions.get(at + 1).map(|next| next.created),
+        readable: is_readable(versions, at, now),
+    };
+    versions.iter().enumerate().map(describe).collect()
+}
+
+/// The current one always; an old one for a while, where it is not one of too many.
+fn is_readable(versions: &[Version], at: usize, now: i64) -> bool {
+    let Some(next) = versions.get(at + 1) else { return true };
+    versions[at].sealed.is_some()
+        && now.saturating_sub(next.created) < GRACE
+        && versions.len() - at <= VALUES + 1
+}

@@ -1,0 +1,50 @@
+//! `kin rotate`: a new version in the place of one that is there.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use kin_broker::Result;
+use kin_broker::control::protocol::{NewVersion, Question, SecretInfo};
+use kin_broker::paths::Directories;
+
+use super::set::{Source, quiet_reference, store};
+use super::{Format, connect, duration, unlock};
+
+/// Store a new version of a secret that is there
+///
+/// Without a source, a value that the broker made is made again in the same way, and another is asked for on
+/// a terminal. The note and the time until the next rotation stay, unless they are given. New opens get the
+/// new version at once; the old one can be revealed for 30 days.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  kin rotate deploy/key                     made anew, as it was made before
+  kin rotate db/url --stdin < new-url
+  kin rotate app/session --generate hex:32 --expires 90d")]
+pub(super) struct Arguments {
+    /// The secret's name
+    #[arg(value_name = "REF")]
+    reference: OsString,
+    #[command(flatten)]
+    source: Source,
+    /// When it should be replaced again, from now: 30d, 12h
+    #[arg(long, value_name = "D")]
+    expires: Option<OsString>,
+    /// A note for people, which is no secret
+    #[arg(long, value_name = "T")]
+    note: Option<String>,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+pub(super) fn answer(arguments: Arguments) -> Result<()> {
+    let reference = quiet_reference(&arguments.reference)?;
+    let expires_s = arguments.expires.as_deref().map(duration::rotation).transpose()?;
+    let mut client = connect::to_broker(&Directories::from_environment()?)?;
+    let question = Question::Show { reference: reference.clone() };
+    let old: SecretInfo = unlock::asking(&mut client, |client| client.ask(question.clone()))?;
+    let again = !arguments.source.is_given() && old.generated.is_some();
+    let value = if again { None } else { arguments.source.value(&reference)? };
+    let (generate, note) = (arguments.source.into_generate(), arguments.note);
+    let new = NewVersion { reference, generate, note, expires_s, rotate: true };
+    store(&mut client, new, value.as_ref(), arguments.format)
+}

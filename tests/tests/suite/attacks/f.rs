@@ -1,0 +1,120 @@
+//! Is the vault that opens the one that was written last, whole, and readable without kin? Vault integrity.
+
+use std::path::PathBuf;
+
+use kin_tests::{Actor, World, record};
+
+use crate::{DATABASE, REFUSED, database};
+
+fn vault(world: &World) -> PathBuf {
+    world.path("kin/data/vault.age")
+}
+
+#[test]
+fn f04_an_old_vault_is_refused_and_a_person_who_takes_it_is_recorded() {
+    let world = World::ready();
+    let old = std::fs::read(vault(&world)).expect("the vault");
+    let first = database(&world);
+    world.secret("db/url");
+    world.kin(["lock"]).run().exits(0);
+    std::fs::write(vault(&world), old).expect("the old vault");
+    world.kin(["unlock"]).run().refuses(7, &["older", "have", "want"]);
+    assert_eq!(world.kin(["unlock", "--json"]).run().exits(7).json_error()["code"], "vault_rollback");
+    world.kin(["unlock", "--accept-rollback"]).run().exits(0);
+    assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(first));
+    let records = world.audit();
+    assert_eq!(record::of(&records, "vault.reject").len(), 3, "{records:#?}");
+    assert_eq!(record::of(&records, "vault.accept_rollback").len(), 1, "{records:#?}");
+    // It is the newest now: no second word is needed.
+    world.kin(["lock"]).run().exits(0);
+    world.kin(["unlock"]).run().exits(0);
+}
+
+#[test]
+fn f04_a_member_takes_no_old_vault() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    let kin = kin_tests::binary();
+    let line = [kin.to_str().expect("UTF-8"), "unlock", "--accept-rollback"];
+    assert_eq!(member.run(&line).0, 5);
+    world.kin(["lock"]).run().exits(0);
+    assert_eq!(member.run(&line).0, 5);
+    assert_eq!(member.cat(&world.file(DATABASE)), Err(REFUSED));
+}
+
+#[test]
+fn f12_two_commands_at_a_time_lose_no_secret() {
+    const EACH: usize = 60;
+    let world = World::ready();
+    let kin = kin_tests::binary();
+    let writer = |name: &str| {
+        let script = format!(
+            "for n in $(seq {EACH}); do printf %s {name}-$n | \"$1\" set {name}/$n --stdin >/dev/null || exit 1; done"
+        );
+        let mut command = world.program("/bin/sh");
+        command.args(["-c", &script, "sh"]).arg(&kin).spawn().expect("a shell")
+    };
+    let mut writers = [writer("first"), writer("second")];
+    for writer in &mut writers {
+        assert!(writer.wait().expect("wait").success());
+    }
+    let listed = world.kin(["list", "--json"]).run().exits(0).json();
+    let names: Vec<&str> =
+        listed.as_array().into_iter().flatten().filter_map(|of| of["reference"].as_str()).collect();
+    for name in ["first", "second"] {
+        let kept = names.iter().filter(|reference| reference.starts_with(name)).count();
+        assert_eq!(kept, EACH, "{names:?}");
+    }
+}
+
+#[test]
+fn a_backup_is_verified_and_brings_back_a_vault_that_was_lost_or_damaged() {
+    let world = World::ready();
+    let (first, kept) = (database(&world), world.path("kept.age"));
+    world.kin(["backup"]).args([&kept]).run().exits(0);
+    world.kin(["backup"]).args([&kept]).run().refuses(5, &["there already"]);
+    world.secret("db/url");
+    world.kin(["set", "later/one", "--generate", "hex"]).run().exits(0);
+    world.kin(["restore"]).args([&kept]).run().refuses(5, &["person"]);
+    world.kin(["restore", "--yes"]).args([&kept]).run().exits(0);
+    assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(first.clone()));
+    world.kin(["show", "later/one"]).run().refuses(2, &["later/one"]);
+    for damage in [None, Some(&b"age-encryption.org/v1"[..])] {
+        world.kin(["lock"]).run().exits(0);
+        match damage {
+            None => std::fs::remove_file(vault(&world)).expect("the vault"),
+            Some(bytes) => std::fs::write(vault(&world), bytes).expect("the vault"),
+        }
+        assert_ne!(world.kin(["unlock"]).run().code(), 0);
+        world.kin(["restore", "--yes"]).args([&kept]).run().exits(0);
+        assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(first.clone()));
+    }
+    let mut bytes = std::fs::read(&kept).expect("the backup");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&kept, bytes).expect("the backup");
+    world.kin(["restore", "--yes"]).args([&kept]).run().refuses(7, &["kept.age"]);
+    let records = world.audit();
+    assert_eq!(record::of(&records, "vault.backup").len(), 1, "{records:#?}");
+    assert_eq!(record::of(&records, "vault.restore").len(), 3, "{records:#?}");
+}
+
+#[test]
+fn the_documented_steps_recover_every_value_without_kin() {
+    let world = World::ready();
+    let (first, second) = (world.value("db/url"), world.secret("db/url").into_bytes());
+    let binary: Vec<u8> = (1..=255).cycle().take(1000).collect();
+    world.set("binary/value", &binary);
+    let recover = world.path("recover.py");
+    std::fs::write(&recover, include_str!("../../../../docs/recover.py")).expect("the program");
+    let read = |arguments: &[&str]| {
+        let script = "age -d -i \"$1\" \"$2\" | /usr/bin/python3 \"$3\" \"$1\" \"${@:4}\"";
+        let files = [world.path("identity"), vault(&world), recover.clone()];
+        world.other("/bin/bash", ["-o", "pipefail", "-ec", script, "sh"]).args(files).args(arguments).run()
+    };
+    assert_eq!(read(&[]).exits(0).text(), "api/key 1\nbinary/value 1\ndb/url 1,2\n");
+    assert_eq!(read(&["db/url"]).exits(0).stdout, second);
+    assert_eq!(read(&["db/url", "1"]).exits(0).stdout, first);
+    assert_eq!(read(&["api/key"]).exits(0).stdout, world.value("api/key"));
+    assert_eq!(read(&["binary/value"]).exits(0).stdout, binary);
+}
