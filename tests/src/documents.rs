@@ -66,6 +66,25 @@ fn functions() -> BTreeSet<String> {
     found
 }
 
+/// The rows of attacks and faults that have to have a test which bears their number: `a01_…`.
+const ROWS: &str = "
+    a01 a02 a03 a05 a07 a09 a10 a11 a12 a13 a17 a18 a20
+    b01 b02 b03 b04 b05 b08 b09 b10 b12 b13 b14 b15
+    c01 c02 c04 c05 c06 c07 c10
+    d01 d02 d03 d04 d05 d07 d09
+    e01 e02 e04 e05 e06 e08 e10 e12
+    x04 x07 x10 x13 x15 x18
+    y01 y02 y03 y04 y07
+";
+
+#[test]
+fn every_row_of_the_attacks_has_a_test_that_bears_its_number() {
+    let tests = functions();
+    let is_borne = |row: &&str| tests.iter().any(|test| test.starts_with(&format!("{row}_")));
+    let missing: Vec<&str> = ROWS.split_whitespace().filter(|row| !is_borne(row)).collect();
+    assert!(missing.is_empty(), "no test bears the number of: {missing:?}");
+}
+
 /// What a pin does not stop is said where people look for it.
 #[test]
 fn a13_what_a_pin_does_not_stop_is_documented() {
