@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::placeholders::Placeholder;
 
 /// Raised whenever a request or an answer changes its shape.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// What a keeper calls itself (`PR_SET_NAME`, at most 15 bytes).
 pub const KEEPER_COMM: &str = "kin-keeper";

@@ -116,7 +116,9 @@ fn j13_another_protocol_is_refused_by_name() {
     // Also where the newer request is one that this broker cannot know.
     let answer = exchange(&world, &json!({ "protocol": 999, "verb": "from_the_future", "x": [1] }));
     assert_eq!(answer.expect("an answer")["failed"]["code"], "protocol_version");
-    let answer = exchange(&world, &json!({ "protocol": 1, "verb": "hello" })).expect("an answer");
+    let answer =
+        exchange(&world, &json!({ "protocol": kin_broker::control::protocol::PROTOCOL, "verb": "hello" }))
+            .expect("an answer");
     assert!(answer["done"]["pid"].is_u64(), "{answer}");
 }
 
