@@ -44,7 +44,7 @@ fn parse(line: &str, path: &Path) -> Option<Mount> {
 /// first, so that readers in state D get their answer.
 pub fn clear(path: &Path) {
     for mount in mounts_on(path) {
-        abort(&mount);
+        let _ = abort(&mount);
         let quietly = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
             command.args(arguments).arg(path).stdout(Stdio::null()).stderr(Stdio::null());
@@ -55,16 +55,19 @@ pub fn clear(path: &Path) {
 }
 
 /// Aborts a FUSE connection through fusectl, which root mounts where it is not.
-fn abort(mount: &Mount) {
+///
+/// # Errors
+/// Where it is not FUSE's, or the control cannot be written.
+pub fn abort(mount: &Mount) -> std::io::Result<()> {
     if !mount.kind.starts_with("fuse") {
-        return;
+        return Err(std::io::ErrorKind::Unsupported.into());
     }
     let control = format!("/sys/fs/fuse/connections/{}/abort", mount.minor);
     if !Path::new(&control).exists() && crate::is_root() {
         let fusectl = ["-t", "fusectl", "none", "/sys/fs/fuse/connections"];
         let _ = Command::new("mount").args(fusectl).stderr(Stdio::null()).status();
     }
-    let _ = std::fs::write(control, "1");
+    std::fs::write(control, "1")
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ fn e06_nobody_extends_or_widens_a_grant_and_everybody_of_the_user_may_revoke_it(
         json!({ "verb": "finish", "ending": "tree_exit" }),
     ] {
         let mut request = said.clone();
-        request["protocol"] = json!(1);
+        request["protocol"] = json!(kin_broker::control::protocol::PROTOCOL);
         let answer = exchange(&world, &request).expect("an answer");
         assert_eq!(answer["failed"]["code"], "bad_request", "{said}: {answer}");
     }

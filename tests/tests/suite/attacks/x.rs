@@ -100,6 +100,49 @@ fn a_mount_that_somebody_took_down_comes_back_and_is_recorded() {
 }
 
 #[test]
+fn a_mount_that_somebody_aborted_comes_back_and_is_recorded() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    let fd = member.open(&world.file(DATABASE)).expect("open");
+    let mounted = mount::mounts_on(&world.mountpoint());
+    // The control is the mount's owner's: no root is needed.
+    mount::abort(&mounted[0]).expect("fusectl");
+    let there = || member.cat(&world.file(DATABASE)) == Ok(database(&world));
+    eventually("the mount is back", Duration::from_secs(1), there);
+    assert!(member.pread(fd, 100, 0).is_err(), "a handle of the aborted mount");
+    assert_eq!(record::of(&world.audit(), "mount.lost").len(), 1);
+    assert_eq!(mount::mounts_on(&world.mountpoint()).len(), 1);
+}
+
+#[test]
+fn x10_a_broker_without_descriptors_refuses_and_recovers() {
+    let world = World::ready();
+    world.kin(["stop"]).run().exits(0);
+    let mut command = world.program("prlimit");
+    command.arg("--nofile=64:64").arg(binary());
+    let broker = world.foreground_by(command);
+    let member = world.member(&[]);
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    let socket = world.path("kin/run/socket");
+    let connect = || std::os::unix::net::UnixStream::connect(&socket).expect("the backlog has room");
+    let held: Vec<_> = (0..80).map(|_| connect()).collect();
+    // Who is new cannot be known without a descriptor; nobody gets anything but the value or an error.
+    let refused = || match member.child("fork").cat(&world.file(DATABASE)) {
+        Ok(value) => {
+            assert_eq!(value, database(&world));
+            false
+        }
+        Err(errno) => [Errno::EIO, Errno::EAGAIN, Errno::EACCES].contains(&errno),
+    };
+    eventually("a reader that cannot be known is refused", Duration::from_secs(5), refused);
+    drop(held);
+    let works = || member.child("fork").cat(&world.file(DATABASE)) == Ok(database(&world));
+    eventually("opens work again", Duration::from_secs(5), works);
+    assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
+    assert_eq!(world.broker().pid, broker.pid());
+}
+
+#[test]
 fn a_broker_that_nobody_can_reach_ends() {
     let world = World::ready();
     let broker = world.broker();
