@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::probe::read_from_start;
 use crate::process;
+use crate::soak::deadline;
 use crate::world::World;
 
 /// One command, before it runs.
@@ -25,7 +26,7 @@ pub struct Kin<'w> {
 
 impl<'w> Kin<'w> {
     pub(crate) fn new(world: &'w World, command: Command) -> Self {
-        Self { world, command, input: None, output: None, deadline: Duration::from_secs(20) }
+        Self { world, command, input: None, output: None, deadline: deadline(Duration::from_secs(20)) }
     }
 
     /// More arguments.

@@ -16,6 +16,7 @@ mod probe;
 pub mod process;
 pub mod record;
 mod rerun;
+pub mod soak;
 mod sweep;
 mod watchdog;
 mod world;

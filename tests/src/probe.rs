@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::canary::decode;
 use crate::process::{self, Process};
+use crate::soak::deadline;
 use crate::watchdog::Shared;
 
 /// How long an answer may take.
@@ -215,7 +216,7 @@ impl Lines {
     }
 
     fn receive(&mut self) -> Result<Value, String> {
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + deadline(DEADLINE);
         loop {
             if let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=at).collect();

@@ -13,6 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::mount;
 use crate::process::{self, Process};
+use crate::soak::deadline;
 
 /// How long one world may last.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ impl Shared {
             let over = locked(&shared.over);
             let (over, _) = shared
                 .wake
-                .wait_timeout_while(over, DEADLINE, |over| !*over)
+                .wait_timeout_while(over, deadline(DEADLINE), |over| !*over)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             if !*over {
                 shared.fired.store(true, Ordering::SeqCst);

@@ -203,3 +203,5 @@ mod fake;
 mod live_tests;
 #[cfg(test)]
 mod race_tests;
+#[cfg(test)]
+mod soak;
