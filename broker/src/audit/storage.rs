@@ -5,8 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chacha20poly1305::aead::{OsRng, rand_core::RngCore};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::RwLock;
 use zeroize::Zeroizing;
@@ -61,18 +63,30 @@ impl LogFile {
     }
 }
 
+/// How long a broker that was told to stop, or was killed, may still hold the log: its threads end one by one.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
+
 /// Held for a writer's life: the log's own files are replaced.
 fn lock(dir: &Path) -> Result<Flock<File>> {
     let path = dir.join("audit.lock");
     let file = open_private(&path, OpenOptions::new().write(true).create(true).truncate(false))?
         .ok_or_else(|| Error::internal("open the audit log's lock", "it is missing"))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => {
-            Error::new(Class::Unreachable, "already_running", "another broker writes the audit log")
-                .hint("`kin stop` stops it")
+    let deadline = Instant::now() + LAST_MOMENTS;
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = unlocked,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let message = "another broker writes the audit log";
+                return Err(
+                    Error::new(Class::Unreachable, "already_running", message).hint("`kin stop` stops it")
+                );
+            }
+            Err((_, errno)) => return Err(Error::storage("lock the audit log", &errno.into())),
         }
-        errno => Error::storage("lock the audit log", &errno.into()),
-    })
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 impl Storage for LogFile {

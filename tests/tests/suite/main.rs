@@ -29,6 +29,7 @@ macro_rules! both {
 
 mod attacks;
 mod cli;
+mod costs;
 mod edges;
 mod grants;
 mod private;

@@ -1,8 +1,9 @@
-//! What is the least a FUSE filesystem of this kind can cost: kin's flags, no check, no record.
+//! What is the least a FUSE filesystem of this kind can cost: kin's flags, no check or the check alone, no record.
 
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
@@ -13,14 +14,15 @@ use nix::unistd::{getgid, getuid};
 use tempfile::TempDir;
 
 use crate::Result;
+use crate::check::Check;
 use crate::children::{Responder, own};
 
 /// The size of every file that is measured, in bytes.
 pub(crate) const SIZE: usize = 64;
 
 /// As deep as a file in kin's mount: `project/file`.
-const DIRECTORY: &str = "bench";
-const FILE: &str = "value";
+pub(crate) const DIRECTORY: &str = "bench";
+pub(crate) const FILE: &str = "value";
 const DIRECTORY_INODE: INodeNo = INodeNo(2);
 const FILE_INODE: INodeNo = INodeNo(3);
 
@@ -37,12 +39,33 @@ pub(crate) struct Floor {
 impl Floor {
     /// Mounts it and waits until it answers.
     pub(crate) fn start() -> Result<Self> {
+        Self::start_as("floor")
+    }
+
+    /// One that checks each open and read, and lets only those below a root through: see [`Floor::member`].
+    pub(crate) fn start_checked() -> Result<Self> {
+        Self::start_as("checked-floor")
+    }
+
+    fn start_as(role: &str) -> Result<Self> {
         let mountpoint = crate::world::temporary("kf")?;
         let path = mountpoint.path().as_os_str();
-        let mut server = Responder::start(&mut own([OsStr::new("floor"), path])?)?;
+        let mut server = Responder::start(&mut own([OsStr::new(role), path])?)?;
         match server.receive()?.as_str() {
             "ready" => Ok(Self { server: Some(server), mountpoint }),
             answer => Err(format!("the floor does not serve: {answer}")),
+        }
+    }
+
+    /// A part below a root that the checked floor knows: a child subreaper, as a keeper is.
+    pub(crate) fn member(&mut self, part: &[&str]) -> Result<Responder> {
+        let mut member = Responder::start(own(["root"])?.args(part).arg(self.file()))?;
+        let root = member.receive()?;
+        let server = self.server.as_mut().ok_or("the floor has ended")?;
+        server.send(&root)?;
+        match server.receive()?.as_str() {
+            "entered" => Ok(member),
+            answer => Err(format!("the checked floor does not know its root: {answer}")),
         }
     }
 
@@ -59,8 +82,9 @@ impl Drop for Floor {
     }
 }
 
-/// The floor's server: mounts, says `ready`, unmounts at the end of its standard input.
-pub(crate) fn serve(mountpoint: &Path) -> Result<()> {
+/// The floor's server: mounts, says `ready`, unmounts at the end of its standard input. Every line of that is
+/// the number of a root for `check`, answered with `entered`.
+pub(crate) fn serve(mountpoint: &Path, check: Option<Check>) -> Result<()> {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("kin-bench-floor".into()),
@@ -70,14 +94,22 @@ pub(crate) fn serve(mountpoint: &Path) -> Result<()> {
         MountOption::NoExec,
     ];
     config.n_threads = Some(2);
-    let session = fuser::spawn_mount(Bare, mountpoint, &config)
+    let check = check.map(Arc::new);
+    let session = fuser::spawn_mount(Served { check: check.clone() }, mountpoint, &config)
         .map_err(|error| format!("mount the floor at {}: {error}", mountpoint.display()))?;
     println!("ready");
-    io::stdin().read_to_end(&mut Vec::new()).map_err(|error| format!("wait for the end: {error}"))?;
+    for line in io::stdin().lock().lines() {
+        let line = line.map_err(|error| format!("wait for the end: {error}"))?;
+        let check = check.as_ref().ok_or("a root for a floor that does not check")?;
+        check.enter(line.parse().map_err(|_| format!("root {line:?}"))?)?;
+        println!("entered");
+    }
     session.umount_and_join().map_err(|error| format!("unmount the floor: {error}"))
 }
 
-struct Bare;
+struct Served {
+    check: Option<Arc<Check>>,
+}
 
 fn attributes(inode: INodeNo) -> FileAttr {
     let (kind, perm, size) = match inode {
@@ -103,7 +135,7 @@ fn attributes(inode: INodeNo) -> FileAttr {
     }
 }
 
-impl Filesystem for Bare {
+impl Filesystem for Served {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         config.add_capabilities(InitFlags::FUSE_ASYNC_DIO).map_err(|_| io::ErrorKind::Unsupported.into())
     }
@@ -121,21 +153,26 @@ impl Filesystem for Bare {
         reply.attr(&ATTRIBUTES, &attributes(inode));
     }
 
-    fn open(&self, _request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(1), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+    fn open(&self, request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let handle = self.check.as_ref().map_or(Some(1), |check| check.open(request.pid()));
+        let Some(handle) = handle else { return reply.error(Errno::EACCES) };
+        reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
     }
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _inode: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if self.check.as_ref().is_some_and(|check| !check.read(request.pid(), handle.0)) {
+            return reply.error(Errno::EACCES);
+        }
         const CONTENT: [u8; SIZE] = [b'x'; SIZE];
         let start = usize::try_from(offset).map_or(SIZE, |offset| offset.min(SIZE));
         let end = SIZE.min(start.saturating_add(size as usize));

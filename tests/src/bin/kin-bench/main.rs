@@ -5,9 +5,11 @@
 
 #![allow(clippy::print_stdout)] // Printing is what it is for.
 
+mod check;
 mod children;
 mod floor;
 mod lifetimes;
+mod load;
 mod opens;
 mod record;
 mod report;
@@ -93,7 +95,13 @@ fn measure(options: &Options) -> Result<()> {
     report.first_fallback = opens::first(&world, &floor)?;
     world.stop()?;
 
+    progress("the check alone");
+    report.check = opens::checked(&floor)?;
     drop(floor);
+    progress("10,000 grants");
+    report.crowd = load::crowd(&options.kin)?;
+    progress("a flood of denials");
+    report.flood = load::flood(&options.kin)?;
     println!("{}", if options.json { report.json().to_string() } else { report.table() });
     Ok(())
 }

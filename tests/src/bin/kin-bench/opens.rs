@@ -70,6 +70,23 @@ pub(crate) fn warm(world: &World, floor: &Floor) -> Result<Vec<Warm>> {
     Ok(all)
 }
 
+/// The check alone, at the least and the greatest depth: [`Warm::kin_ns`] is the checked floor's.
+pub(crate) fn checked(floor: &Floor) -> Result<Vec<Warm>> {
+    let mut checked = Floor::start_checked()?;
+    let mut all = Vec::new();
+    for clients in [1, 2] {
+        for depth in [1, 64] {
+            let chain = depth.to_string();
+            let part = ["chain", &chain, "opens"];
+            let mut members = several(clients, || checked.member(&part))?;
+            let mut outside = several(clients, || beside(&part, &floor.file()))?;
+            let (kin_ns, floor_ns) = take_turns(&mut members, &mut outside)?;
+            all.push(Warm { depth, clients, floor_ns, kin_ns });
+        }
+    }
+    Ok(all)
+}
+
 /// The same cycle on tmpfs, one client; `None` where `/dev/shm` is none.
 pub(crate) fn tmpfs() -> Result<Option<u64>> {
     let shm = Path::new("/dev/shm");
@@ -139,7 +156,7 @@ fn several(count: usize, mut start: impl FnMut() -> Result<Responder>) -> Result
 }
 
 /// Blocks of both in turns: the medians of the block medians. The first of each warms up.
-fn take_turns(kin: &mut [Responder], floor: &mut [Responder]) -> Result<(u64, u64)> {
+pub(crate) fn take_turns(kin: &mut [Responder], floor: &mut [Responder]) -> Result<(u64, u64)> {
     block(kin)?;
     block(floor)?;
     let (mut kin_blocks, mut floor_blocks) = (Vec::new(), Vec::new());
@@ -156,6 +173,6 @@ fn block(clients: &mut [Responder]) -> Result<Vec<u64>> {
     clients.iter_mut().map(|client| number(&client.receive()?)).collect()
 }
 
-fn number(text: &str) -> Result<u64> {
+pub(crate) fn number(text: &str) -> Result<u64> {
     text.parse().map_err(|_| format!("a child answered {text:?}"))
 }

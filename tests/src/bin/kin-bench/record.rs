@@ -64,11 +64,16 @@ pub(crate) fn verify_rate(world: &World, at_start: &VerifyTime) -> Result<Verify
 pub(crate) fn idle_rss_mib(world: &World) -> Result<f64> {
     wait_for_no_grants(world)?;
     thread::sleep(Duration::from_secs(1));
+    Ok(rss_kib(world)? / 1024.0)
+}
+
+/// VmRSS (proc_pid_status(5)) now, in KiB.
+pub(crate) fn rss_kib(world: &World) -> Result<f64> {
     let file = format!("/proc/{}/status", world.broker()?);
     let status = fs::read_to_string(&file).map_err(|error| format!("read {file}: {error}"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
-    kib.map(|kib| kib / 1024.0).ok_or_else(|| format!("{file} has no VmRSS"))
+    kib.ok_or_else(|| format!("{file} has no VmRSS"))
 }
 
 /// Lines of JSON below the state directory: one is one record.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use crate::lifetimes::{Run, Withdrawal};
+use crate::load::{Crowd, Flood};
 use crate::opens::{First, Warm};
 use crate::record::VerifyRate;
 
@@ -19,6 +20,12 @@ pub(crate) struct Report {
     pub(crate) opens: Vec<Warm>,
     /// First opens.
     pub(crate) first: Vec<First>,
+    /// Warm opens of a floor that checks.
+    pub(crate) check: Vec<Warm>,
+    /// Many grants; `None` where they have no room.
+    pub(crate) crowd: Option<Crowd>,
+    /// Many denials.
+    pub(crate) flood: Flood,
     /// The wrapper.
     pub(crate) run: Run,
     /// Withdrawal.
@@ -38,11 +45,15 @@ impl Report {
     pub(crate) fn json(&self) -> Value {
         let mut figures = Map::new();
         let mut put = |key: String, value: f64| figures.insert(key, json!((value * 1000.0).round() / 1000.0));
-        for (opens, suffix) in [(&self.opens, ""), (&self.opens_fallback, "_fallback")] {
+        for (opens, start, suffix) in [
+            (&self.opens, "open", ""),
+            (&self.check, "check", ""),
+            (&self.opens_fallback, "open", "_fallback"),
+        ] {
             for warm in opens {
                 let clients =
                     if warm.clients == 1 { String::new() } else { format!("_{}clients", warm.clients) };
-                put(format!("open_d{}{clients}{suffix}", warm.depth), warm.ratio());
+                put(format!("{start}_d{}{clients}{suffix}", warm.depth), warm.ratio());
             }
         }
         for first in &self.first {
@@ -52,6 +63,11 @@ impl Report {
         put("withdraw_p99_ms".into(), ms(self.withdrawal.p99_ns));
         put("audit_verify_per_s".into(), self.verify.per_s);
         put("idle_rss_mib".into(), self.idle_rss_mib);
+        put("flood_p99_ratio".into(), ratio(self.flood.during_ns, self.flood.quiet_ns));
+        if let Some(crowd) = &self.crowd {
+            put("grants10k_ratio".into(), ratio(crowd.full_ns, crowd.one_ns));
+            put("grant_kib".into(), crowd.grant_kib);
+        }
         Value::Object(figures)
     }
 
@@ -67,6 +83,8 @@ impl Report {
             line(&mut text, "identity: ", identity);
             opens.iter().for_each(|warm| line(&mut text, "  ", &warm_row(warm)));
         }
+        line(&mut text, "the check alone, in the floor's server", "");
+        self.check.iter().for_each(|warm| line(&mut text, "  ", &warm_row(warm)));
         line(&mut text, "\nfirst open of a new process, p50 in µs: ", "open alone, and with read and close");
         line(&mut text, "", &format!("{:<28}{:>9}{:>9}{:>9}{:>9}", "", "floor", "kin", "floor", "kin"));
         for (first, identity) in
@@ -75,7 +93,27 @@ impl Report {
             line(&mut text, "identity: ", identity);
             first.iter().for_each(|first| line(&mut text, "  ", &first_row(first)));
         }
-        text + &self.sentences()
+        text + &self.sentences() + &self.load()
+    }
+
+    fn load(&self) -> String {
+        let crowd = self.crowd.as_ref().map_or_else(
+            || "10,000 grants: more than the limit of descriptors (`ulimit -Hn`) allows for".to_owned(),
+            |crowd| {
+                let (full, one) = (us(crowd.full_ns), us(crowd.one_ns));
+                format!(
+                    "a member's open + read + close with 10,000 grants in the broker, and with one: \
+                     {full:.1} µs, {one:.1} µs; each takes {:.1} KiB",
+                    crowd.grant_kib
+                )
+            },
+        );
+        let (during, quiet) = (us(self.flood.during_ns), us(self.flood.quiet_ns));
+        format!(
+            "\n{crowd}\n\
+             p99 of it while an outsider is denied 5,000 opens a second, and without: \
+             {during:.1} µs, {quiet:.1} µs"
+        )
     }
 
     fn sentences(&self) -> String {
@@ -111,6 +149,10 @@ fn first_row(first: &First) -> String {
 fn line(text: &mut String, start: &str, rest: &str) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{start}{rest}");
+}
+
+fn ratio(of: u64, to: u64) -> f64 {
+    of as f64 / to as f64
 }
 
 fn us(nanoseconds: u64) -> f64 {

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use nix::sys::prctl::set_child_subreaper;
+
 use crate::Result;
+use crate::check::Check;
 use crate::children::own;
 use crate::floor::{self, SIZE};
-use crate::statistics::{median, monotonic_ns};
+use crate::statistics::{monotonic_ns, percentile};
 
 /// How long a child that was left behind reads before it gives up.
 const LEFT_BEHIND_NS: u64 = Duration::from_secs(10).as_nanos() as u64;
@@ -18,9 +21,12 @@ const LEFT_BEHIND_NS: u64 = Duration::from_secs(10).as_nanos() as u64;
 pub(crate) fn play(role: &str, arguments: &[String]) -> Result<()> {
     let first = arguments.first().map(String::as_str).unwrap_or_default();
     match (role, arguments.len()) {
-        ("floor", 1) => floor::serve(Path::new(first)),
+        ("floor", 1) => floor::serve(Path::new(first), None),
+        ("checked-floor", 1) => floor::serve(Path::new(first), Some(Check::new()?)),
+        ("root", 1..) => root(arguments),
         ("chain", 2..) => chain(first, &arguments[1..]),
-        ("opens", 1) => opens(&file(first)),
+        ("opens", 1) => opens(&file(first), 50),
+        ("tails", 1) => opens(&file(first), 99),
         ("spawns", 1) => spawns(&file(first)),
         ("first-open", 1) => first_open(&file(first)),
         ("leave-child", 1) => leave_child(&file(first)),
@@ -32,6 +38,17 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> Result<()> {
 /// A path as given, or below the member's `KIN_DIR`.
 fn file(name: &str) -> PathBuf {
     std::env::var_os("KIN_DIR").map_or_else(PathBuf::new, PathBuf::from).join(name)
+}
+
+/// Plays `part` in a child, and before that does as a keeper does and says its number.
+fn root(part: &[String]) -> Result<()> {
+    set_child_subreaper(true).map_err(|errno| format!("become a child subreaper: {errno}"))?;
+    println!("{}", std::process::id());
+    match own(part)?.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("below a root: {status}")),
+        Err(error) => Err(format!("fork below a root: {error}")),
+    }
 }
 
 /// Plays `part` `depth` processes down, this one counted; every process above waits.
@@ -68,12 +85,12 @@ fn timed(file: &Path) -> Result<(u64, u64)> {
     cycle(file).map_err(|error| format!("read {}: {error}", file.display()))
 }
 
-/// For every line `N`: N cycles, answered with their median.
-fn opens(file: &Path) -> Result<()> {
+/// For every line `N`: N cycles, answered with this percentile of them.
+fn opens(file: &Path, percent: usize) -> Result<()> {
     serve(|count| {
         let mut samples =
             (0..count).map(|_| timed(file).map(|(_, all)| all)).collect::<Result<Vec<u64>>>()?;
-        Ok(median(&mut samples)?.to_string())
+        Ok(percentile(&mut samples, percent)?.to_string())
     })
 }
 

@@ -108,6 +108,18 @@ impl World {
         Responder::start(&mut self.wrapped(&[], part)?)
     }
 
+    /// `kin-load`, which was built beside kin, in a part and below nothing.
+    pub(crate) fn load(&self, part: &[&str]) -> Result<Responder> {
+        let program = self.kin.with_file_name("kin-load");
+        let mut command = Command::new(program);
+        Responder::start(command.args(part).env("KIN_HOME", self.home()).env_remove("KIN_DIR"))
+    }
+
+    /// The project's directory.
+    pub(crate) fn project(&self) -> &Path {
+        self.project.path()
+    }
+
     /// How the broker identifies processes.
     pub(crate) fn identity(&self) -> Result<String> {
         let status = self.status()?;
