@@ -430,7 +430,9 @@ impl World {
         self.crashed.set(true);
         let broker = self.broker();
         broker.kill();
-        eventually("a killed broker is gone", Duration::from_secs(5), || !broker.is_alive());
+        // Its threads end one by one; the last one takes its lock and its socket along.
+        let gone = || !broker.is_alive() && !self.is_broker_running();
+        eventually("a killed broker is gone", Duration::from_secs(5), gone);
     }
 
     /// The record: one JSON object a line.
