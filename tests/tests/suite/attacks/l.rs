@@ -28,12 +28,8 @@ fn l00_records_are_made_while_the_vault_is_locked() {
     world.kin(["audit", "verify"]).run().exits(0);
 }
 
-#[test]
-fn l01_without_a_record_nothing_is_delivered() {
-    let name = "attacks::l::l01_without_a_record_nothing_is_delivered";
-    if !is_root() && in_user_namespace(name) == Role::Done {
-        return;
-    }
+/// A world whose record is on a disk that is soon full.
+fn on_a_small_disk() -> World {
     let world = World::new();
     let state = world.path("kin/state");
     std::fs::create_dir(&state).expect("a directory");
@@ -42,6 +38,16 @@ fn l01_without_a_record_nothing_is_delivered() {
     world.secret("db/url");
     world.manifest("schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = \"db/url\"\n");
     world.trust();
+    world
+}
+
+#[test]
+fn l01_without_a_record_nothing_is_delivered() {
+    let name = "attacks::l::l01_without_a_record_nothing_is_delivered";
+    if !is_root() && in_user_namespace(name) == Role::Done {
+        return;
+    }
+    let world = on_a_small_disk();
     let member = world.member(&[]);
     assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
     let ballast = world.path("kin/state/ballast");
@@ -188,14 +194,7 @@ fn l02_after_each_fault_opens_are_refused_and_status_says_why() {
     if !is_root() && in_user_namespace(name) == Role::Done {
         return;
     }
-    let world = World::new();
-    let state = world.path("kin/state");
-    std::fs::create_dir(&state).expect("a directory");
-    world.mount_disk(&state, "256k");
-    let world = world.initialised();
-    world.secret("db/url");
-    world.manifest("schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = \"db/url\"\n");
-    world.trust();
+    let world = on_a_small_disk();
     let member = world.member(&[]);
     assert_eq!(world.status()["audit"]["state"], "recording");
     fill(&world.path("kin/state/ballast"));
