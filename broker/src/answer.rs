@@ -12,7 +12,7 @@ use crate::control::protocol::{
     PinInfo, Question, Remembered, Request, SecretInfo, Status, TreeProcess, TrustState, VaultStatus,
     Withdrawn,
 };
-use crate::control::{Peer, Reply, document};
+use crate::control::{Enclosed, Peer, Reply, document};
 use crate::custody::{Asker, Custody, vault_event};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
@@ -27,8 +27,9 @@ impl Broker {
     ///
     /// # Errors
     /// Its refusal, which the caller sends instead.
-    pub(crate) fn answer(&self, peer: &Peer, request: Request, value: Option<Plaintext>) -> Result<Reply> {
+    pub(crate) fn answer(&self, peer: &Peer, request: Request, with: Enclosed) -> Result<Reply> {
         let Request { question, session_bus, .. } = request;
+        let Enclosed { value, device } = with;
         let bus = session_bus.as_deref();
         if let Some(verb) = forbidden_inside(&question) {
             self.outside_every_tree(peer, verb)?;
@@ -89,13 +90,12 @@ impl Broker {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGTERM);
                 plain(&())
             }
-            Question::Grant(_)
-            | Question::ServeMount { .. }
-            | Question::CommandStarted { .. }
-            | Question::CommandEnded
-            | Question::Finish { .. } => {
-                Err(Error::new(Class::Usage, "bad_request", "only a keeper says that, once it has its grant"))
+            Question::Grant(_) => Err(Error::internal("make a grant", "it takes the peer itself")),
+            Question::ServeMount { owner } => {
+                plain(&self.serve_private(&self.kept_by(peer)?, device, owner)?)
             }
+            Question::CommandStarted { pid } => plain(&self.command_started(&*self.kept_by(peer)?, pid)?),
+            Question::Finish { ending } => plain(&self.finish(&*self.kept_by(peer)?, ending)?),
         }
     }
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ use crate::manifest::Manifest;
 type Bindings = BTreeMap<FileName, Binding>;
 
 impl Broker {
-    /// Makes a grant rooted at the peer. [`Broker::hand_over`] must follow once it was answered.
+    /// Makes a grant rooted at the peer. [`Broker::hand_over`] must follow.
     ///
     /// # Errors
     /// Why not: the manifest (class `Unsafe`), the vault (`Locked`), an outer grant (`Denied`), …
@@ -70,12 +69,12 @@ impl Broker {
         Ok((Granted { private, ..self.describe(&live) }, live))
     }
 
-    /// From here on the warden watches over the grant, and listens to its keeper.
+    /// From here on the warden watches over the grant.
     ///
     /// # Errors
     /// `internal` where the kernel will not watch; the grant has ended then.
-    pub(crate) fn hand_over(&self, live: Arc<LiveGrant>, socket: UnixStream) -> Result<()> {
-        self.warden.watch(live.clone(), socket).inspect_err(|_| {
+    pub(crate) fn hand_over(&self, live: Arc<LiveGrant>) -> Result<()> {
+        self.warden.watch(live.clone()).inspect_err(|_| {
             self.withdraw(&live, kin_policy::Ending::OwnerKilled);
             self.grants.strike(live.grant.root);
             self.placeholders.release(live.grant.id);
@@ -111,9 +110,10 @@ impl Broker {
         if self.grants.at(root).is_some() {
             return Err(denied("already_granted", "this process is the root of a grant already"));
         }
-        let front =
-            Pid::new(request.front).filter(|front| self.identifier.parent_of(&keeper) == Some(*front));
-        let front = front.and_then(|front| self.identifier.hold(front, None).ok()).ok_or_else(peer_gone)?;
+        // A front that is gone by now will not be missed by its keeper.
+        if self.identifier.parent_of(&keeper) != Pid::new(request.front) {
+            return Err(peer_gone());
+        }
         let now = clock::now();
         let ttl = request.ttl_ms.map(|ms| now.after(Duration::from_millis(ms)));
         let expires: Option<Timestamp> =
@@ -121,7 +121,7 @@ impl Broker {
         let (id, limits) = (random_id()?, request.limits);
         let grant = Grant { id, root, project, bindings, created: now, expires, limits };
         let (command, namespaces) = (request.command.clone(), self.identifier.namespaces_of(&keeper));
-        Ok(Arc::new(LiveGrant::new(grant, outer, directory, command, keeper, front, namespaces)))
+        Ok(Arc::new(LiveGrant::new(grant, outer, directory, command, keeper, namespaces)))
     }
 
     /// Recorded first, then entered: no open can precede its grant in the record.

@@ -17,8 +17,6 @@ use crate::identity::{Held, Identity, Roots};
 
 /// The most grants that stand at once.
 const LIMIT: usize = 10_000;
-/// What one grant takes: its keeper, its front, and the keeper's connection.
-const DESCRIPTORS: usize = 3;
 /// Descriptors that are not for grants: known readers (see [`crate::identity::Identifier::new`]), connections
 /// and open files.
 const RESERVE: usize = 4096;
@@ -30,8 +28,9 @@ pub fn limit() -> usize {
     affordable(usize::try_from(soft).unwrap_or(usize::MAX))
 }
 
+/// A grant takes one: its keeper's.
 fn affordable(descriptors: usize) -> usize {
-    ((descriptors - RESERVE.min(descriptors / 2)) / DESCRIPTORS).min(LIMIT)
+    (descriptors - RESERVE.min(descriptors / 2)).min(LIMIT)
 }
 
 /// The command of a grant, as it is when it is started.
@@ -58,10 +57,8 @@ pub struct LiveGrant {
     /// The command, for `kin status`.
     pub command_line: Vec<String>,
     keeper: Held,
-    front: Held,
     keepers_namespaces: Option<Namespaces>,
     command: OnceLock<Command>,
-    command_ended: AtomicBool,
     tree_emptied: AtomicBool,
     orphans_refused: AtomicBool,
     ended: OnceLock<Ending>,
@@ -82,7 +79,6 @@ impl LiveGrant {
         directory: PathBuf,
         command_line: Vec<String>,
         keeper: Held,
-        front: Held,
         keepers_namespaces: Option<Namespaces>,
     ) -> Self {
         let counted = grant.bindings.iter().filter(|(_, binding)| binding.limits.max_opens.is_some());
@@ -93,10 +89,8 @@ impl LiveGrant {
             directory,
             command_line,
             keeper,
-            front,
             keepers_namespaces,
             command: OnceLock::new(),
-            command_ended: AtomicBool::new(false),
             tree_emptied: AtomicBool::new(false),
             orphans_refused: AtomicBool::new(false),
             ended: OnceLock::new(),
@@ -212,11 +206,6 @@ impl LiveGrant {
         &self.keeper
     }
 
-    /// The front that the shell waits for.
-    pub fn front(&self) -> &Held {
-        &self.front
-    }
-
     /// Notes the command that the keeper is about to start: the first word counts.
     pub fn command_started(&self, command: Command) {
         let _ = self.command.set(command);
@@ -225,16 +214,6 @@ impl LiveGrant {
     /// The command, where the keeper has named it.
     pub fn command(&self) -> Option<Process> {
         self.command.get().map(|command| command.process)
-    }
-
-    /// Notes that the command has ended: from now on the front may go.
-    pub fn command_ended(&self) {
-        self.command_ended.store(true, Ordering::Release);
-    }
-
-    /// Whether the command has ended.
-    pub fn has_command_ended(&self) -> bool {
-        self.command_ended.load(Ordering::Acquire)
     }
 
     /// Notes that the keeper saw its last descendant go.

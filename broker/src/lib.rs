@@ -20,6 +20,7 @@ pub mod generate;
 mod granting;
 pub mod grants;
 pub mod identity;
+mod keepers;
 pub mod keys;
 pub mod limits;
 pub mod manifest;

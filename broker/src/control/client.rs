@@ -1,11 +1,13 @@
 //! The asking side of the control socket.
 
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use kin_policy::Pid;
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::de::DeserializeOwned;
 
@@ -14,7 +16,8 @@ use super::protocol::{Answer, Hello, Question, Request};
 use crate::error::{Class, Error, Result, describe};
 use crate::paths::{Directories, check_private};
 use crate::sys::memory::Plaintext;
-use crate::sys::socket::send_with;
+use crate::sys::pidfd;
+use crate::sys::socket::{peer_pidfd, send_with};
 
 /// How long an answer may take: the broker's slowest work (an scrypt key, a keyring that asks its user)
 /// has deadlines of its own below this.
@@ -132,7 +135,19 @@ impl Client {
         self.ask(Question::Hello)
     }
 
-    /// The connection itself, to poll for its end.
+    /// A descriptor of the broker's process, which turns readable when that ends (pidfd_open(2)).
+    ///
+    /// # Errors
+    /// `broker_unreachable` where it has ended already.
+    pub fn process(&self) -> Result<OwnedFd> {
+        let by_number = || {
+            let number = getsockopt(&self.stream, PeerCredentials)?.pid();
+            pidfd::open(u32::try_from(number).ok().and_then(Pid::new).ok_or(Errno::ESRCH)?)
+        };
+        peer_pidfd(&self.stream).or_else(|_| by_number()).map_err(|errno| lost(&errno.into()))
+    }
+
+    /// The connection itself, to poll for an answer.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
     }

@@ -9,8 +9,8 @@ mod server;
 pub use client::Client;
 pub use frame::{MAX_VALUE, read_frame, write_frame};
 pub(crate) use peer::{Peer, peer_gone};
-pub(crate) use server::Reply;
 pub use server::serve;
+pub(crate) use server::{Enclosed, Reply};
 
 /// An answer as the document that travels.
 pub(crate) fn document(answer: &impl serde::Serialize) -> crate::Result<serde_json::Value> {

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::placeholders::Placeholder;
 
 /// Raised whenever a request or an answer changes its shape.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// What a keeper calls itself (`PR_SET_NAME`, at most 15 bytes).
 pub const KEEPER_COMM: &str = "kin-keeper";
@@ -158,11 +158,10 @@ pub enum Question {
         /// Its pid: a child of the keeper's.
         pid: u32,
     },
-    /// The keeper's command has ended. → `()`.
-    CommandEnded,
-    /// The keeper's tree is empty, or its command ended and that was to be the end. → `()`.
+    /// The keeper's tree is empty, or its command ended and that was to be the end, or its front was killed
+    /// before that. → `()`.
     Finish {
-        /// [`Ending::TreeExit`] or [`Ending::CommandExit`].
+        /// [`Ending::TreeExit`], [`Ending::CommandExit`] or [`Ending::OwnerKilled`].
         ending: Ending,
     },
     /// What is going on. → [`Status`].

@@ -1,7 +1,7 @@
 //! The answering side of the control socket.
 
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::frame::{read_frame, write_frame};
-use super::peer::{Peer, peer_gone};
+use super::peer::Peer;
 use super::protocol::{Answer, PROTOCOL, Question, Request};
 use crate::broker::Broker;
 use crate::error::{Class, Error, Result};
 use crate::sys::memory::Plaintext;
+use crate::sys::socket::receive;
 
-/// Connections served at once; keepers wait elsewhere and do not count.
+/// Connections served at once; keepers have none while their command runs.
 const MAX_CONNECTIONS: usize = 128;
 /// How long a connection may be silent between requests: a person may be reading a prompt meanwhile.
 const MAX_SILENCE: Duration = Duration::from_secs(300);
@@ -50,7 +51,15 @@ pub fn serve(broker: &Arc<Broker>, listener: &UnixListener) {
     }
 }
 
-/// Serves one connection until it ends, is silent for too long, or becomes a keeper's.
+/// What comes beside a request's document. A descriptor is closed unless the request is one that it belongs to.
+pub(crate) struct Enclosed {
+    /// A value.
+    pub(crate) value: Option<Plaintext>,
+    /// A device.
+    pub(crate) device: Option<OwnedFd>,
+}
+
+/// Serves one connection until it ends or is silent for too long.
 fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
     let _ = stream.set_write_timeout(Some(FRAME_DEADLINE));
     // Pinned at once: the sooner, the less a number can have come to mean somebody else.
@@ -59,7 +68,8 @@ fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
         if !spoken_to(&stream) {
             return;
         }
-        let mut timed = Timed { stream: &mut stream, until: Instant::now() + FRAME_DEADLINE };
+        let until = Instant::now() + FRAME_DEADLINE;
+        let mut timed = Timed { stream: &stream, until, device: None };
         let (request, value) = match read_frame::<serde_json::Value>(&mut timed) {
             Ok(Some(frame)) => frame,
             Ok(None) => return,
@@ -68,30 +78,27 @@ fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
                 return;
             }
         };
-        let answer = understand(request).and_then(|request| match &request.question {
+        let with = Enclosed { value, device: timed.device };
+        let answer = understand(request).and_then(|request| match request.question {
             Question::Grant(wanted) => {
-                let peer = std::mem::replace(&mut peer, Err(peer_gone()))?;
-                peer.check_alive()?;
-                let (granted, live) = broker.grant(peer, wanted, request.session_bus.as_deref())?;
-                broker.hand_over(
-                    live,
-                    stream.try_clone().map_err(|e| Error::internal("keep the connection", e))?,
-                )?;
-                Ok(((super::document(&granted)?, None), true))
+                // The grant keeps the peer that it was made for; what its keeper says next is said by a new one.
+                let keeper = std::mem::replace(&mut peer, Peer::of(&stream, &broker.identifier))?;
+                keeper.check_alive()?;
+                let (granted, live) = broker.grant(keeper, &wanted, request.session_bus.as_deref())?;
+                broker.hand_over(live)?;
+                Ok((super::document(&granted)?, None))
             }
             _ => {
                 let peer = peer.as_ref().map_err(Clone::clone)?;
                 peer.check_alive()?;
-                Ok((broker.answer(peer, request, value)?, false))
+                broker.answer(peer, request, with)
             }
         });
-        let (sent, handed_over) = match answer {
-            Ok(((document, value), handed_over)) => {
-                (write_frame(&mut stream, &Answer::Done(document), value.as_ref()), handed_over)
-            }
-            Err(error) => (write_frame(&mut stream, &Answer::<()>::Failed(error), None), false),
+        let sent = match answer {
+            Ok((document, value)) => write_frame(&mut stream, &Answer::Done(document), value.as_ref()),
+            Err(error) => write_frame(&mut stream, &Answer::<()>::Failed(error), None),
         };
-        if sent.is_err() || handed_over {
+        if sent.is_err() {
             return;
         }
     }
@@ -122,10 +129,12 @@ fn spoken_to(stream: &UnixStream) -> bool {
     matches!(poll(&mut fds, silence), Ok(ready) if ready > 0)
 }
 
-/// A stream whose reads share one deadline, so that a byte a second does not extend it.
+/// A stream whose reads share one deadline, so that a byte a second does not extend it, and the first
+/// descriptor that comes with them.
 struct Timed<'a> {
-    stream: &'a mut UnixStream,
+    stream: &'a UnixStream,
     until: Instant,
+    device: Option<OwnedFd>,
 }
 
 impl Read for Timed<'_> {
@@ -135,6 +144,8 @@ impl Read for Timed<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.stream.set_read_timeout(Some(left))?;
-        self.stream.read(buffer)
+        let (got, descriptor) = receive(self.stream, buffer)?;
+        self.device = self.device.take().or(descriptor);
+        Ok(got)
     }
 }

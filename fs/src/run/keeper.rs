@@ -18,6 +18,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, chdir, getppid, setsid};
 
+use super::broker::Broker;
 use super::link::{Order, Report, wait_readable};
 use super::signals::Signals;
 use super::spawn::{Failed, Waiting};
@@ -26,8 +27,6 @@ use super::{Start, descriptors, private, spawn};
 
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the end of a command waits for the broker to hear of it.
-const END_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Lives the keeper's life in a fork of the front. Every signal it handles is blocked, and stays so.
 pub(super) fn main(start: &Start, link: UnixStream) -> ! {
@@ -66,7 +65,7 @@ impl From<Error> for NoKeeper {
     }
 }
 
-struct Keeper {
+struct Keeper<'a> {
     front: Pid,
     command: u32,
     /// The command's latest known state, while it lives.
@@ -74,7 +73,8 @@ struct Keeper {
     /// How many stops were reported, modulo 256.
     stops: u8,
     signals: Signals,
-    broker: Option<Client>,
+    /// `None` once it is gone.
+    broker: Option<Broker<'a>>,
     end_with_child: bool,
     /// What stands at real paths for this grant.
     placeholders: Vec<Placeholder>,
@@ -86,12 +86,15 @@ enum State {
     Stopped,
 }
 
-impl Keeper {
+impl<'a> Keeper<'a> {
     /// From the question for a grant to a command that runs.
-    fn start(start: &Start, link: &UnixStream) -> Result<Self, NoKeeper> {
+    fn start(start: &Start<'a>, link: &UnixStream) -> Result<Self, NoKeeper> {
         let (signals, ignores_children) = become_keeper()?;
-        let (mut broker, granted) = ask_for_grant(start, link)?;
-        let command = start_command(start, link, &mut broker, &granted, ignores_children)?;
+        let (mut client, granted) = ask_for_grant(start, link)?;
+        let broker = Broker::behind(&client, start.directories)?;
+        let command = start_command(start, link, &mut client, &granted, ignores_children)
+            .inspect_err(|_| broker.finish(Ending::TreeExit))?;
+        drop(client);
         leave_the_terminal(&signals);
         Report::Started(command).send(link);
         descriptors::let_go(&start.passed);
@@ -129,7 +132,7 @@ impl Keeper {
                 [
                     Some(&self.signals),
                     link.as_ref().map(|link| link as _),
-                    self.broker.as_ref().map(|broker| broker.stream() as _),
+                    self.broker.as_ref().map(|broker| broker as _),
                 ],
                 None,
             );
@@ -141,7 +144,10 @@ impl Keeper {
                     // Obeyed in the state the command is in now, not the one before this wait.
                     Some(_) if self.reap(&mut link) == Left::Nobody => return 0,
                     Some(orders) => self.obey(&orders),
-                    None => link = None,
+                    None => {
+                        link = None;
+                        self.front_is_gone();
+                    }
                 }
             }
             if from_broker {
@@ -168,13 +174,9 @@ impl Keeper {
             Left::Somebody if ended.is_some() && self.end_with_child => Some(Ending::CommandExit),
             Left::Somebody => None,
         };
-        // The broker hears of it before the front does: a front that ends afterwards is in order.
-        if let Some(broker) = &mut self.broker {
-            let _ = match ending {
-                Some(ending) => ask_in_time(broker, Question::Finish { ending }),
-                None if ended.is_some() => ask_in_time(broker, Question::CommandEnded),
-                None => Ok(()),
-            };
+        // The broker hears of it before the front does: who sees the command's end sees its grant's.
+        if let (Some(broker), Some(ending)) = (&self.broker, ending) {
+            broker.finish(ending);
         }
         if let Some(ended) = ended
             && let Some(link) = link.take()
@@ -222,6 +224,13 @@ impl Keeper {
             if self.state.is_some() && (signal != Signal::SIGCONT || stands) {
                 let _ = kill(Pid::from_raw(self.command.cast_signed()), signal);
             }
+        }
+    }
+
+    /// It goes before its command only where it is killed: after that it is not listened to any more.
+    fn front_is_gone(&self) {
+        if let (Some(broker), Some(_)) = (&self.broker, &self.state) {
+            broker.finish(Ending::OwnerKilled);
         }
     }
 
@@ -305,7 +314,7 @@ fn start_command(
     let started = match spawn::fork(command, &keepers, granted) {
         Ok(waiting) => {
             wait_readable([Some(waiting.gate()), Some(link)], Some(GRANT_DEADLINE));
-            make_ready(broker, &waiting, granted).inspect_err(|_| finish(broker))?;
+            make_ready(broker, &waiting, granted)?;
             broker.ask::<()>(Question::CommandStarted { pid: waiting.pid() })?;
             if let [true] = wait_readable([Some(link)], Some(Duration::ZERO)) {
                 return Err(NoKeeper::CalledOff);
@@ -314,15 +323,12 @@ fn start_command(
         }
         Err(error) => Err(error.into()),
     };
-    started.map_err(|failed| {
-        finish(broker);
-        match failed {
-            Failed::Refused(error) => NoKeeper::Refused(error),
-            Failed::NotStarted(error) => {
-                let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
-                let (code, line) = status::of_failed_start(program, &error);
-                NoKeeper::NotStarted(code, line)
-            }
+    started.map_err(|failed| match failed {
+        Failed::Refused(error) => NoKeeper::Refused(error),
+        Failed::NotStarted(error) => {
+            let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
+            let (code, line) = status::of_failed_start(program, &error);
+            NoKeeper::NotStarted(code, line)
         }
     })
 }
@@ -337,10 +343,6 @@ fn make_ready(broker: &mut Client, waiting: &Waiting, granted: &Granted) -> Resu
         (None, None) => Ok(()),
         _ => Err(Error::internal("mount for the command", "no device came")),
     }
-}
-
-fn finish(broker: &mut Client) {
-    let _ = ask_in_time(broker, Question::Finish { ending: Ending::TreeExit });
 }
 
 /// The command, for the front's process group, which is still this process's too, with the signal mask and
@@ -363,11 +365,4 @@ fn leave_the_terminal(signals: &Signals) {
     let _ = setsid();
     // What was sent to the group was not meant for the keeper.
     while signals.next().is_some() {}
-}
-
-fn ask_in_time(broker: &mut Client, question: Question) -> Result<()> {
-    let limit = |error| Error::internal("set a deadline", error);
-    broker.stream().set_read_timeout(Some(END_DEADLINE)).map_err(limit)?;
-    broker.stream().set_write_timeout(Some(END_DEADLINE)).map_err(limit)?;
-    broker.ask(question)
 }

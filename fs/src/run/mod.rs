@@ -18,6 +18,7 @@ use kin_policy::{FileName, Limits};
 use nix::sys::signal::SigSet;
 use nix::unistd::ForkResult;
 
+mod broker;
 mod descriptors;
 mod front;
 mod keeper;

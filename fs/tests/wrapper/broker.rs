@@ -1,9 +1,10 @@
 //! A broker that grants everything and notes what it hears.
 
+use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use kin_broker::control::protocol::{Answer, GrantRequest, Granted, Hello, Question, Request};
@@ -17,15 +18,9 @@ use tempfile::TempDir;
 /// What the broker heard, in order.
 #[derive(Clone, Debug)]
 pub(crate) enum Heard {
-    Grant {
-        keeper: u32,
-        request: GrantRequest,
-    },
+    Grant { keeper: u32, request: GrantRequest },
     Started(u32),
-    Ended,
     Finish(Ending),
-    /// The keeper's connection ended.
-    Closed,
 }
 
 /// What it says to the first question for a grant.
@@ -36,8 +31,6 @@ pub(crate) enum First {
     Denied,
     /// No answer, ever.
     Silence,
-    /// A grant, and the connection ends once the command has started.
-    GrantedAndGone,
 }
 
 pub(crate) struct Stub {
@@ -45,10 +38,37 @@ pub(crate) struct Stub {
     heard: Arc<Mutex<Vec<Heard>>>,
 }
 
+/// A broker in a process of its own, which ends once it has answered to the start of a command.
+const THAT_ENDS: &str = r#"
+import json, socket, struct, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print(flush=True)
+stream = listener.accept()[0]
+started = False
+while not started:
+    length = struct.unpack('<II', stream.recv(8, socket.MSG_WAITALL))[0]
+    verb = json.loads(stream.recv(length, socket.MSG_WAITALL))['verb']
+    started = verb == 'command_started'
+    answer = json.dumps({'done': json.loads(sys.argv[2]) if verb == 'grant' else None}).encode()
+    stream.sendall(struct.pack('<II', len(answer), 0xffffffff) + answer)
+"#;
+
 impl Stub {
+    pub(crate) fn that_ends() -> (Self, Child) {
+        let stub = Self { home: home(), heard: Arc::default() };
+        let granted = serde_json::to_string(&granted()).expect("a document");
+        let mut broker = Command::new("python3");
+        broker.args(["-c", THAT_ENDS]).arg(stub.path("run/socket")).arg(granted);
+        let mut broker = broker.stdout(Stdio::piped()).spawn().expect("python3");
+        let ready = broker.stdout.take().expect("a pipe").read(&mut [0]);
+        assert_eq!(ready.expect("a line"), 1);
+        (stub, broker)
+    }
+
     pub(crate) fn new(first: First) -> Self {
-        let home = tempfile::tempdir().expect("a directory");
-        std::fs::DirBuilder::new().mode(0o700).create(home.path().join("run")).expect("run");
+        let home = home();
         let listener = UnixListener::bind(home.path().join("run/socket")).expect("a socket");
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (notes, mut first) = (heard.clone(), Some(first));
@@ -107,6 +127,12 @@ impl Stub {
     }
 }
 
+fn home() -> TempDir {
+    let home = tempfile::tempdir().expect("a directory");
+    std::fs::DirBuilder::new().mode(0o700).create(home.path().join("run")).expect("run");
+    home
+}
+
 fn serve(mut stream: UnixStream, first: First, notes: &Mutex<Vec<Heard>>) {
     let keeper = getsockopt(&stream, PeerCredentials).expect("a peer").pid().unsigned_abs();
     let note = |heard| notes.lock().expect("no panic").push(heard);
@@ -116,7 +142,7 @@ fn serve(mut stream: UnixStream, first: First, notes: &Mutex<Vec<Heard>>) {
             Question::Grant(request) => {
                 note(Heard::Grant { keeper, request });
                 match first {
-                    First::Granted | First::GrantedAndGone => answer(&mut stream, granted()),
+                    First::Granted => answer(&mut stream, granted()),
                     First::Silence => {}
                     First::Locked => refuse(&mut stream, Class::Locked, "the vault is locked"),
                     First::Denied => refuse(&mut stream, Class::Denied, "no"),
@@ -124,13 +150,6 @@ fn serve(mut stream: UnixStream, first: First, notes: &Mutex<Vec<Heard>>) {
             }
             Question::CommandStarted { pid } => {
                 note(Heard::Started(pid));
-                answer(&mut stream, ());
-                if first == First::GrantedAndGone {
-                    return;
-                }
-            }
-            Question::CommandEnded => {
-                note(Heard::Ended);
                 answer(&mut stream, ());
             }
             Question::Finish { ending } => {
@@ -140,7 +159,6 @@ fn serve(mut stream: UnixStream, first: First, notes: &Mutex<Vec<Heard>>) {
             other => panic!("a wrapper does not ask {other:?}"),
         }
     }
-    note(Heard::Closed);
 }
 
 fn granted() -> Granted {

@@ -20,9 +20,7 @@ fn d04_the_grant_lasts_until_the_last_descendant_is_gone() {
     assert!(lives(keeper) && lives(daemon));
     // An orphan is the keeper's (subreaper), not init's.
     until("the adoption", || (stat(daemon, 4)? == keeper.to_string()).then_some(()));
-    let ended = |heard: &Heard| matches!(heard, Heard::Ended).then_some(());
-    stub.hears("the command's end", ended);
-    assert!(!stub.heard().iter().any(|heard| matches!(heard, Heard::Finish(_) | Heard::Closed)));
+    assert!(!stub.heard().iter().any(|heard| matches!(heard, Heard::Finish(_))));
     send(daemon, Signal::SIGKILL);
     assert_eq!(stub.finish(), Ending::TreeExit);
     until("the keeper's end", || (!lives(keeper)).then_some(()));
@@ -103,35 +101,37 @@ fn d05_the_keepers_death_is_a_fault_of_the_wrapper_and_leaves_the_command_alone(
     let stub = Stub::new(First::Granted);
     let running = Running::start(piped(&mut stub.shell("echo $$ >command; exec sleep 60 >/dev/null 2>&1")));
     let command = pid_in(&stub.path("command"));
-    send(stub.keeper(), Signal::SIGKILL);
+    let keeper = stub.keeper();
+    send(keeper, Signal::SIGKILL);
     let output = running.output();
     assert_eq!(output.status.code(), Some(125));
     assert_eq!(text(&output.stderr), "error: the keeper ended before the command: its grant is void\n");
     assert!(lives(command));
-    stub.hears("the end of the connection", |heard| matches!(heard, Heard::Closed).then_some(()));
+    assert!(!lives(keeper) && !stub.heard().iter().any(|heard| matches!(heard, Heard::Finish(_))));
     send(command, Signal::SIGKILL);
 }
 
 #[test]
-fn d05_the_fronts_death_leaves_the_keeper_to_reap() {
+fn d05_a_keeper_tells_of_its_fronts_death_and_stays_to_reap() {
     let stub = Stub::new(First::Granted);
     let mut running =
         Running::start(piped(&mut stub.shell("echo $$ >command; exec sleep 60 >/dev/null 2>&1")));
     let (command, keeper) = (pid_in(&stub.path("command")), stub.keeper());
     send(running.pid(), Signal::SIGKILL);
     running.wait();
+    assert_eq!(stub.finish(), Ending::OwnerKilled);
     assert!(lives(keeper) && lives(command));
     send(command, Signal::SIGKILL);
-    assert_eq!(stub.finish(), Ending::TreeExit);
     until("the keeper's end", || (!lives(keeper)).then_some(()));
+    assert!(matches!(stub.heard().last(), Some(Heard::Finish(Ending::TreeExit))));
 }
 
 #[test]
 fn the_broker_s_end_is_one_line_and_the_command_goes_on() {
-    let stub = Stub::new(First::GrantedAndGone);
+    let (stub, mut broker) = Stub::that_ends();
     let script = "while ! [ -e go ]; do sleep 0.01; done; echo still; exit 6";
     let running = Running::start(piped(&mut stub.shell(script)));
-    stub.started();
+    assert!(broker.wait().unwrap().success());
     std::thread::sleep(Duration::from_millis(100));
     std::fs::write(stub.path("go"), "").unwrap();
     let output = running.output();

@@ -7,7 +7,6 @@ use kin_policy::{
     Action, Binding, Decision, DirectoryName, FileName, Grant, GrantId, Limits, Pid, Reader, Reference,
     Request, decide,
 };
-use nix::unistd::getppid;
 
 use crate::Result;
 use crate::floor::{DIRECTORY, FILE};
@@ -37,7 +36,7 @@ impl Check {
             let held = Pid::new(pid).and_then(|pid| self.identifier.hold(pid, None).ok());
             held.ok_or_else(|| format!("process {pid} is gone"))
         };
-        let (keeper, front) = (hold(root)?, hold(getppid().as_raw().cast_unsigned())?);
+        let keeper = hold(root)?;
         let process = keeper.process();
         let reference = Reference::new("bench/value").map_err(|error| error.to_string())?;
         let grant = Grant {
@@ -50,7 +49,7 @@ impl Check {
             limits: Limits::default(),
         };
         let namespaces = self.identifier.namespaces_of(&keeper);
-        let live = LiveGrant::new(grant, None, "/".into(), Vec::new(), keeper, front, namespaces);
+        let live = LiveGrant::new(grant, None, "/".into(), Vec::new(), keeper, namespaces);
         self.grants.enter(live.into());
         self.identifier.forget_below(process);
         Ok(())

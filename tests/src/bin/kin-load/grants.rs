@@ -2,12 +2,14 @@
 //! control protocol and runs no command.
 
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{GrantRequest, Granted, Question};
 use kin_broker::paths::Directories;
 use kin_broker::sys::process::fork_single_threaded;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, getpid, getppid};
@@ -53,17 +55,16 @@ fn keep(directory: &Path, answer: &mut PipeWriter) -> ! {
     };
     // One write of less than PIPE_BUF bytes: the lines of many keepers do not mix (pipe(7)).
     let _ = answer.write_all(line.as_bytes());
-    if let Ok((client, _)) = &asked
+    if let Ok((broker, _)) = &asked
         && getppid() == front
     {
-        let mut rest = client.stream();
-        let _ = rest.set_read_timeout(None);
-        let _ = rest.read(&mut [0]);
+        let _ = poll(&mut [PollFd::new(broker.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
     }
     std::process::exit(i32::from(asked.is_err()))
 }
 
-fn ask(directory: &Path, front: u32) -> kin_broker::Result<(Client, Granted)> {
+/// The broker's process, and the grant. A keeper holds no connection.
+fn ask(directory: &Path, front: u32) -> kin_broker::Result<(OwnedFd, Granted)> {
     let mut client = Client::connect(&Directories::from_environment()?)?;
     let granted = client.ask(Question::Grant(GrantRequest {
         directory: directory.to_owned(),
@@ -76,5 +77,5 @@ fn ask(directory: &Path, front: u32) -> kin_broker::Result<(Client, Granted)> {
         end_with_child: false,
         private: None,
     }))?;
-    Ok((client, granted))
+    Ok((client.process()?, granted))
 }

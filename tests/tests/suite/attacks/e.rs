@@ -138,10 +138,9 @@ fn e06_nobody_extends_or_widens_a_grant_and_everybody_of_the_user_may_revoke_it(
         (grant["id"].clone(), grant["bindings"].clone(), grant["opens_left"].clone())
     };
     let before = shape();
-    // What a keeper says of its own grant is said on its own connection, and there is no word for more.
+    // Only a keeper says that, of its own grant, and there is no word for more.
     for said in [
         json!({ "verb": "command_started", "pid": member.pid() }),
-        json!({ "verb": "command_ended" }),
         json!({ "verb": "finish", "ending": "tree_exit" }),
     ] {
         let mut request = said.clone();

@@ -1,0 +1,62 @@
+//! What does a keeper say of its command and its tree, and what follows from it?
+
+use std::sync::Arc;
+
+use kin_policy::{Ending, Pid};
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::control::{Peer, peer_gone};
+use crate::error::{Class, Error, Result};
+use crate::grants::{Command, LiveGrant};
+use crate::identity::Held;
+
+impl Broker {
+    /// The grant that the peer is the keeper of.
+    ///
+    /// # Errors
+    /// `bad_request` for everybody else.
+    pub(crate) fn kept_by(&self, peer: &Peer) -> Result<Arc<LiveGrant>> {
+        let live = self.grants.at(peer.held.process());
+        live.ok_or_else(|| Error::new(Class::Usage, "bad_request", "only the keeper of a grant says that"))
+    }
+
+    /// The keeper has forked its command: from now on readers are to be in that one's namespaces.
+    ///
+    /// # Errors
+    /// `peer_gone` where the process is no child of the keeper's.
+    pub(crate) fn command_started(&self, live: &LiveGrant, pid: u32) -> Result<()> {
+        let command = self.child_of_keeper(live, pid).ok_or_else(peer_gone)?;
+        let namespaces = self.identifier.namespaces_of(&command);
+        live.command_started(Command { process: command.process(), started: clock::now(), namespaces });
+        Ok(())
+    }
+
+    /// The keeper says that its grant is to end, as only these ways it may.
+    ///
+    /// # Errors
+    /// `bad_request` for any other.
+    pub(crate) fn finish(&self, live: &LiveGrant, ending: Ending) -> Result<()> {
+        match ending {
+            Ending::CommandExit | Ending::OwnerKilled => {}
+            Ending::TreeExit => live.tree_emptied(),
+            _ => {
+                return Err(Error::new(
+                    Class::Usage,
+                    "bad_request",
+                    "a keeper ends its grant for no such reason",
+                ));
+            }
+        }
+        self.withdraw(live, ending);
+        self.placeholders.release(live.grant.id);
+        Ok(())
+    }
+
+    /// The process of this number, where it is the keeper's own child: a keeper names nobody else's.
+    fn child_of_keeper(&self, live: &LiveGrant, pid: u32) -> Option<Held> {
+        let held = self.identifier.hold(Pid::new(pid)?, None).ok()?;
+        let parent = self.identifier.parent_of(&held)?;
+        (parent == live.grant.root.pid && live.keeper().is_alive()).then_some(held)
+    }
+}
