@@ -43,7 +43,7 @@ pub(super) fn to_broker_for_private(directories: &Directories) -> Result<Client>
 }
 
 fn to_broker_by(directories: &Directories, arguments: &[&str]) -> Result<Client> {
-    match Client::connect(directories) {
+    match answering(directories) {
         Err(error) if is_absent(&error) => {}
         answer => return answer,
     }
@@ -53,12 +53,19 @@ fn to_broker_by(directories: &Directories, arguments: &[&str]) -> Result<Client>
         // Where another broker has the lock it is coming up, or going down: then the next start succeeds.
         start(arguments)?;
         for _ in 0..LOOKS {
-            match Client::connect(directories) {
+            match answering(directories) {
                 Err(error) if is_absent(&error) && Instant::now() < deadline => std::thread::sleep(PAUSE),
                 answer => return answer,
             }
         }
     }
+}
+
+/// A broker that has answered: one that is just ending takes a connection and drops it.
+fn answering(directories: &Directories) -> Result<Client> {
+    let mut client = Client::connect(directories)?;
+    client.hello()?;
+    Ok(client)
 }
 
 /// Whether no broker runs, as opposed to one that cannot be used.

@@ -112,6 +112,26 @@ fn exit_codes_signals_and_descriptors_are_what_they_are_without() {
 }
 
 #[test]
+fn a_stopped_command_with_a_private_mount_stops_its_front_and_goes_on_with_it() {
+    let world = laid();
+    let member = world.member(&["--private"]);
+    let state = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+        stat.rsplit(") ").next().and_then(|rest| rest.chars().next())
+    };
+    for _ in 0..3 {
+        process::signal(member.pid(), Signal::SIGTSTP);
+        eventually("both have stopped", SOON, || {
+            [member.pid(), member.started()].iter().all(|pid| state(*pid) == Some('T'))
+        });
+        process::signal(member.started(), Signal::SIGCONT);
+        assert_eq!(member.cat(&env(&world)), Ok(database(&world)));
+        assert_ne!(state(member.started()), Some('T'));
+    }
+    assert!(member.finish().success());
+}
+
+#[test]
 fn nested_runs_read_their_own_part_of_a_private_mount() {
     let world = laid();
     let outer = world.member(&["--private"]);

@@ -189,26 +189,62 @@ mod needs_root {
         assert!(output.status.code() == Some(6) && said.contains("proc_hidden"), "{output:?}");
     }
 
-    #[test]
-    fn x07_a_log_that_hangs_refuses_opens_in_time_and_nothing_else() {
-        kin_tests::needs_root();
+    /// A world whose state, the log in it, is on a disk of its own.
+    fn on_a_disk() -> (World, std::path::PathBuf) {
         let world = World::new();
         let (image, state) = (world.path("image"), world.path("kin/state"));
         std::fs::create_dir(&state).expect("a directory");
         let script = "truncate -s 16M \"$1\" && mkfs.ext4 -q \"$1\" && mount -o loop \"$1\" \"$2\" && chmod 0700 \"$2\"";
         let made = Command::new("sh").args(["-ec", script, "sh"]).args([&image, &state]).status();
         assert!(made.is_ok_and(|status| status.success()), "a disk of its own");
-        let disk = Disk(&state);
         let world = world.initialised();
         world.secret("db/url");
         world.manifest("schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = \"db/url\"\n");
         world.trust();
+        (world, state)
+    }
+
+    /// Whatever becomes of a test, its disk thaws: a process that waits for it ignores SIGKILL.
+    fn thaw_later(state: &std::path::Path) -> std::process::Child {
+        let mut thaw = Command::new("sh");
+        thaw.args(["-c", "sleep 20; fsfreeze -u \"$1\" 2>/dev/null", "sh"]).arg(state);
+        thaw.spawn().expect("sh")
+    }
+
+    #[test]
+    fn x07_a_reader_killed_while_the_log_hangs_is_gone_in_time() {
+        kin_tests::needs_root();
+        let (world, state) = on_a_disk();
+        let disk = Disk(&state);
+        let stuck = world.member(&[]);
+        let mut thaw = thaw_later(&state);
+        disk.freeze("-f");
+        let start = Instant::now();
+        let reader = process::Process::of(stuck.pid()).expect("the reader");
+        stuck.begin("cat", &json!({ "path": world.file(DATABASE) }));
+        std::thread::sleep(Duration::from_millis(500));
+        reader.kill();
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(reader.is_alive(), "its request hangs in the kernel");
+        let left = Duration::from_secs(10).saturating_sub(start.elapsed());
+        eventually("the killed reader is gone", left, || !reader.is_alive());
+        disk.freeze("-u");
+        assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
+        drop(stuck);
+        world.kin(["stop"]).run().exits(0);
+        drop(disk);
+        let _ = thaw.kill();
+        let _ = thaw.wait();
+    }
+
+    #[test]
+    fn x07_a_log_that_hangs_refuses_opens_in_time_and_nothing_else() {
+        kin_tests::needs_root();
+        let (world, state) = on_a_disk();
+        let disk = Disk(&state);
         let (stuck, other, reader) = (world.member(&[]), world.member(&[]), world.member(&[]));
         let fd = reader.open(&world.file(DATABASE)).expect("open");
-        // Whatever becomes of this test, the disk thaws: a process that waits for it ignores SIGKILL.
-        let mut thaw = Command::new("sh");
-        thaw.args(["-c", "sleep 20; fsfreeze -u \"$1\" 2>/dev/null", "sh"]).arg(&state);
-        let mut thaw = thaw.spawn().expect("sh");
+        let mut thaw = thaw_later(&state);
         disk.freeze("-f");
         let start = Instant::now();
         let file = world.file(DATABASE);
