@@ -6,6 +6,7 @@
 
 pub mod canary;
 mod daemon;
+mod disk;
 #[cfg(test)]
 mod documents;
 mod ending;
@@ -22,6 +23,7 @@ mod watchdog;
 mod world;
 
 pub use daemon::Daemon;
+pub use disk::Disk;
 pub use kin::{Kin, Output};
 pub use load::Crowd;
 pub use probe::{Actor, Part, Probe, Remote};

@@ -153,7 +153,8 @@ impl World {
         self
     }
 
-    fn furnish(&self) {
+    /// Stores `db/url` and `api/key`, and trusts the project `api` that binds them; the vault is open.
+    pub fn furnish(&self) {
         self.secret("db/url");
         self.secret("api/key");
         self.manifest(MANIFEST);
@@ -240,6 +241,11 @@ impl World {
         let value = canary();
         self.canaries.borrow_mut().push(value.clone());
         value
+    }
+
+    /// Every canary so far.
+    pub fn canaries(&self) -> Vec<String> {
+        self.canaries.borrow().clone()
     }
 
     /// Stores a new canary as the secret `reference`.
@@ -458,6 +464,10 @@ impl World {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "none"]).arg(directory);
         assert!(mount.status().is_ok_and(|status| status.success()), "a small disk: {mount:?}");
+        self.remember_disk(directory);
+    }
+
+    pub(crate) fn remember_disk(&self, directory: &Path) {
         self.disks.borrow_mut().push(directory.to_owned());
     }
 

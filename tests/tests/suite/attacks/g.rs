@@ -155,4 +155,52 @@ mod needs_root {
             eventually("the vault locks itself", Duration::from_secs(15), suspended);
         });
     }
+
+    /// Everything that is done with a vault whose passphrase is `passphrase`.
+    fn whole_scenario(world: &World, passphrase: &str) {
+        let backup = world.path("home/backup.age");
+        let said = |line: &[&str], input: &str| {
+            world.kin(line).input(input.as_bytes()).run().exits(0);
+        };
+        world.kin(["daemon"]).run().exits(0);
+        said(&["init", "--passphrase-stdin"], passphrase);
+        world.furnish();
+        said(&["rotate", "db/url", "--stdin"], &world.canary());
+        world.kin(["set", "tls/key", "--generate", "ssh-ed25519"]).run().exits(0);
+        world.kin(["reveal", "api/key", "--yes"]).run().exits(0);
+        said(&["backup", backup.to_str().expect("text")], passphrase);
+        world.kin(["lock"]).run().exits(0);
+        said(&["unlock", "--passphrase-stdin"], passphrase);
+        world.kin(["audit", "--ref", "db/url"]).run().exits(0);
+    }
+
+    #[test]
+    fn g03_neither_the_disk_nor_the_swap_file_ever_holds_a_value_a_key_or_a_passphrase() {
+        kin_tests::needs_root();
+        let world = World::new();
+        let disk = kin_tests::Disk::below(&world);
+        let passphrase = world.canary();
+        whole_scenario(&world, &passphrase);
+        let member = world.member(&[]);
+        let fd = member.open(&world.file(DATABASE)).expect("open");
+        member.pread(fd, 100, 0).expect("a value");
+        // What was written and deleted, and what was swapped out, is found: so an empty search means something.
+        let written = kin_tests::canary::canary();
+        std::fs::write(world.path("home/control"), &written).expect("a file");
+        nix::unistd::sync();
+        std::fs::remove_file(world.path("home/control")).expect("removed");
+        let swapped = kin_tests::canary::canary();
+        let control = world.outsider_with(&[]);
+        control.ask("keep", json!({ "text": swapped })).expect("kept");
+        assert!(disk.page_out(control.pid()) > 0);
+        let controls = disk.holds(&[written, swapped]);
+        assert_eq!(controls.len(), 2, "{controls:?}");
+        let processes =
+            [("broker", world.broker().pid), ("keeper", world.keeper(0)), ("front", member.started())];
+        for (name, pid) in processes {
+            assert!(disk.page_out(pid) > 0, "{name}");
+        }
+        let secrets = world.canaries();
+        assert_eq!(disk.holds(&secrets), Vec::<String>::new());
+    }
 }
