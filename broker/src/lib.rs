@@ -16,6 +16,8 @@ mod edges;
 mod error;
 mod executables;
 pub mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod generate;
 mod granting;
 pub mod grants;
