@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use kin_broker::audit::{Ancestry, AuditLog, Event, Filter, ReaderFacts, query_lines, verify};
+use kin_broker::audit::{Ancestry, AuditLog, Event, Filter, Op, ReaderFacts, query_lines, verify};
 use kin_policy::{DirectoryName, FileName, GrantId, Pid, Process, Reference, Tid};
 
 /// One record in so many is of the secret that is asked for.
@@ -64,6 +64,7 @@ fn append(dir: &Path, records: u32) -> f64 {
     let (common, rare) = (Reference::new("db/url").unwrap(), Reference::new("rare/one").unwrap());
     let grant = GrantId::from_bytes([7; 16]);
     let event = |reference| Event::Allow {
+        op: Op::Open,
         grant,
         project: &project,
         file: &file,

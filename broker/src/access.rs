@@ -12,9 +12,11 @@ use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
 use crate::broker::Broker;
 use crate::clock;
 use crate::delivery::{Delivery, Reading};
+use crate::error::Error;
 use crate::executables::{Looked, Unhashed};
 use crate::grants::LiveGrant;
 use crate::identity::{Known, Program};
+use crate::vault::Vault;
 
 /// Who asks, as the FUSE request header says it: a thread id (0 where it is invisible) and a uid.
 #[derive(Clone, Copy, Debug)]
@@ -105,8 +107,11 @@ impl Asker {
         suspended: bool,
     ) -> Decision {
         let (reader, namespaces, exe) = (self.reader(), self.namespaces, self.exe);
-        let request = Request { action, reader, namespaces, exe, project, file };
+        let request = Request { action, reader, namespaces, exe, project, file, through: None };
         let Some(live) = &self.live else { return decide(&request, &[], clock::now()) };
+        if let Some((file, rendered)) = file.and_then(|file| live.grant.files.get_key_value(file)) {
+            return live.decided_together(&request, file, rendered, suspended);
+        }
         let around = live.around(file);
         decide(&request, &[Standing { suspended, ..live.standing(file, &around) }], clock::now())
     }
@@ -144,8 +149,11 @@ impl Broker {
         op: Op,
     ) -> Result<FileFacts, Refusal> {
         let (live, _) = self.permitted(caller, Action::Look, project, Some(file), op)?;
-        let binding = live.grant.bindings.get(file).ok_or(Refusal::Denied(Denial::NoBinding))?;
         let vault = self.vault().ok_or_else(|| withheld(&live))?;
+        if live.grant.files.contains_key(file) {
+            return self.look_at_rendered(&live, file, &vault);
+        }
+        let binding = live.grant.bindings.get(file).ok_or(Refusal::Denied(Denial::NoBinding))?;
         let info = vault.info(&binding.reference).ok_or(Refusal::Missing)?;
         Ok(FileFacts { size: info.size, modified: info.created })
     }
@@ -159,9 +167,8 @@ impl Broker {
         let _ = self.permit_of(&judged, caller, project, None, Op::Opendir)?;
         let elsewhere = judged.asker.elsewhere();
         let Some(live) = judged.asker.live else { return Err(Refusal::Broken) };
-        let bindings = live.grant.bindings.iter();
-        let seen = bindings.filter(|(_, binding)| !elsewhere || binding.namespaces == Reach::Any);
-        Ok(seen.map(|(file, _)| file.clone()).collect())
+        let anywhere = |file: &&FileName| live.grant.behind(file).all(|b| b.namespaces == Reach::Any);
+        Ok(live.grant.names().filter(|file| !elsewhere || anywhere(file)).cloned().collect())
     }
 
     /// Whether the caller is in the tree of any live grant.
@@ -183,21 +190,31 @@ impl Broker {
         file: &FileName,
         exe: Option<Exe>,
     ) -> Result<Arc<Delivery>, Halt> {
+        self.deliver(caller, (project, file), exe, Op::Open)
+    }
+
+    /// As [`Self::open`], and the record says how it is delivered.
+    pub(crate) fn deliver(
+        &self,
+        caller: Caller,
+        (project, file): (&DirectoryName, &FileName),
+        exe: Option<Exe>,
+        op: Op,
+    ) -> Result<Arc<Delivery>, Halt> {
         let mut judged = self.judge(caller, Action::Open, project, Some(file), exe);
         if let Some(unhashed) = judged.unhashed.take() {
             return Err(Halt::Unhashed(unhashed));
         }
-        let permit = self.permit_of(&judged, caller, project, Some(file), Op::Open)?;
-        // One snapshot of the vault, so that the version in the record is the one that is unsealed.
+        let permit = self.permit_of(&judged, caller, project, Some(file), op)?;
+        // One snapshot of the vault, so that the versions in the record are those that are unsealed.
         let vault = self.vault().ok_or_else(|| judged.asker.withheld())?;
-        let reference = permit.reference().cloned().ok_or(Refusal::Broken)?;
-        let version = vault.version(&reference).ok_or(Refusal::Missing)?;
-        let logged = self.log(permit, (&reference, version), &judged, caller, file)?;
+        let versions = versions(&permit, &vault)?;
+        let logged = self.log(permit, &versions, &judged, caller, file, op)?;
         let live = judged.asker.live.ok_or(Refusal::Broken)?;
-        let value = vault.unseal(&logged).map_err(|error| match &*error.code {
-            "secret_missing" => Refusal::Missing,
-            _ => Refusal::Broken,
-        })?;
+        let value = match live.rendered(file) {
+            Some(rendered) => rendered.render(&live.grant, file, &vault, &logged)?,
+            None => vault.unseal(&logged).map_err(|error| unsealing(&error))?,
+        };
         let delivery = Delivery::new(live, project.clone(), file.clone(), value);
         self.autolock.used(&delivery);
         Ok(delivery)
@@ -208,10 +225,11 @@ impl Broker {
     fn log(
         &self,
         permit: Permit,
-        (reference, version): (&Reference, u64),
+        versions: &[(Reference, u64)],
         judged: &Judged,
         caller: Caller,
         file: &FileName,
+        op: Op,
     ) -> Result<Logged<Permit>, Refusal> {
         let (Ok(known), Some(live)) = (&judged.asker.known, &judged.asker.live) else {
             return Err(Refusal::Broken);
@@ -219,7 +237,13 @@ impl Broker {
         let (program, project) = (known.program(), &live.grant.project);
         let reader = facts(known, &program, caller);
         let (grant, elsewhere) = (live.grant.id, judged.asker.elsewhere());
-        let event = Event::Allow { grant, project, file, reference, version, elsewhere, reader };
+        let event = match versions {
+            [(reference, version)] if live.rendered(file).is_none() => {
+                let version = *version;
+                Event::Allow { op, grant, project, file, reference, version, elsewhere, reader }
+            }
+            references => Event::AllowRendered { grant, project, file, references, elsewhere, reader },
+        };
         let still_valid =
             || match judged.asker.decided(Action::Open, project, Some(file), self.autolock.has_locked()) {
                 Decision::Permit(_) => Ok(()),
@@ -228,7 +252,7 @@ impl Broker {
         self.audit.append_permit(permit, &event, still_valid, || live.opened(file)).map_err(|error| {
             match error {
                 NotLogged::Denied(denial) => {
-                    self.record_denial(judged, denial, caller, project, Some(file), Op::Open);
+                    self.record_denial(judged, denial, caller, project, Some(file), op);
                     Refusal::Denied(denial)
                 }
                 _ => Refusal::NotRecorded,
@@ -307,8 +331,8 @@ impl Broker {
         live: &LiveGrant,
         file: &FileName,
     ) -> Option<Result<Lineage, Unidentified>> {
-        let descend = live.grant.bindings.get(file)?.descend;
-        let wanted = descend.wants_a_fresh_lineage(known.lineage(), live.command());
+        let mut behind = live.grant.behind(file);
+        let wanted = behind.any(|b| b.descend.wants_a_fresh_lineage(known.lineage(), live.command()));
         wanted.then(|| self.identifier.walk_again(known, &self.grants))
     }
 
@@ -374,10 +398,24 @@ impl Broker {
     }
 }
 
+/// What a permit is for, as the vault has it now.
+pub(crate) fn versions(permit: &Permit, vault: &Vault) -> Result<Vec<(Reference, u64)>, Refusal> {
+    let version = |reference: &Reference| Some((reference.clone(), vault.version(reference)?));
+    permit.references().iter().map(version).collect::<Option<_>>().ok_or(Refusal::Missing)
+}
+
+/// What a reader sees of a value that does not unseal.
+pub(crate) fn unsealing(error: &Error) -> Refusal {
+    match &*error.code {
+        "secret_missing" => Refusal::Missing,
+        _ => Refusal::Broken,
+    }
+}
+
 /// Whether the decision will ask what the reader runs.
 fn is_pinned(live: &LiveGrant, action: Action, file: Option<&FileName>) -> bool {
     let delivers = matches!(action, Action::Open | Action::Read { .. });
-    delivers && file.and_then(|file| live.grant.bindings.get(file)).is_some_and(|b| !b.exe.is_empty())
+    delivers && file.is_some_and(|file| live.grant.behind(file).any(|b| !b.exe.is_empty()))
 }
 
 /// The vault was locked under a grant: by a person, which ended the grant, or by itself. A handle that was

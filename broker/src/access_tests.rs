@@ -17,7 +17,15 @@ use crate::paths::Directories;
 use crate::vault::Facts;
 use crate::{Plaintext, audit};
 
+#[path = "environment_tests.rs"]
+mod environment;
+#[path = "rendered_tests.rs"]
+mod rendered;
+
 const VALUE: &[u8] = b"postgres://app:hunter2@db/app";
+
+const MANIFEST: &str =
+    "schema = 1\n[project]\nname = \"api\"\n[bindings]\nDB = \"db/url\"\nOTHER = \"db/other\"\n";
 
 /// A broker with one secret, one trusted project, and no mount.
 struct House {
@@ -42,12 +50,15 @@ impl House {
         }
         let project = at.join("api");
         std::fs::create_dir(&project).unwrap();
-        let manifest =
-            "schema = 1\n[project]\nname = \"api\"\n[bindings]\nDB = \"db/url\"\nOTHER = \"db/other\"\n";
-        std::fs::write(project.join("kin.toml"), manifest).unwrap();
-        let opened = broker.unlock(Asker::Person, None, None).unwrap();
-        opened.trust.lock().trust(&Manifest::read(&project).unwrap(), 0).unwrap();
-        Self { broker, _home: home, project }
+        let house = Self { broker, _home: home, project };
+        house.trust(MANIFEST);
+        house
+    }
+
+    fn trust(&self, manifest: &str) {
+        std::fs::write(self.project.join("kin.toml"), manifest).unwrap();
+        let opened = self.broker.unlock(Asker::Person, None, None).unwrap();
+        opened.trust.lock().trust(&Manifest::read(&self.project).unwrap(), 0).unwrap();
     }
 
     fn grant(&self, keeper: &Tree, only: Option<&[&str]>) -> crate::Result<Arc<LiveGrant>> {
@@ -67,6 +78,7 @@ impl House {
             ttl_ms: None,
             limits,
             max_opens_of: Vec::new(),
+            values: Vec::new(),
             front: keeper.front,
             command: vec!["sh".into()],
             end_with_child: false,
@@ -88,7 +100,7 @@ impl House {
             exe,
         )?;
         let reading = self.broker.read(caller, &delivery, false, exe)?;
-        Ok(reading.range(0, 4096).to_vec())
+        Ok(reading.whole().to_vec())
     }
 
     fn events(&self, wanted: &str) -> usize {

@@ -2,22 +2,22 @@
 
 use std::path::Path;
 
-use kin_policy::{Ending, ExePin, Reference, decide_reveal};
+use kin_policy::{Ending, ExePin, FileName, Reference, decide_reveal};
 
 use crate::audit::{Event, PolicyChange, VaultChange};
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{
     AuditStatus, BindingInfo, BrokerStatus, GrantStatus, Hello, ManifestInfo, MountStatus, NewVersion,
-    PinInfo, Question, Remembered, Request, SecretInfo, Status, TreeProcess, TrustState, VaultStatus,
-    Withdrawn,
+    PinInfo, Question, Remembered, RenderedInfo, Request, SecretInfo, Status, TreeProcess, TrustState,
+    VaultStatus, Withdrawn,
 };
 use crate::control::{Enclosed, Peer, Reply, document};
 use crate::custody::{Asker, Custody, vault_event};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
 use crate::identity::tree_of;
-use crate::manifest::Manifest;
+use crate::manifest::{FileRecipe, Manifest};
 use crate::sys::memory::{self, Plaintext};
 use crate::vault::Facts;
 use crate::{executables, generate, keys};
@@ -90,6 +90,7 @@ impl Broker {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGTERM);
                 plain(&())
             }
+            Question::EnvironmentValue { file } => self.environment_value(peer, &file),
             Question::Grant(_) => Err(Error::internal("make a grant", "it takes the peer itself")),
             Question::ServeMount { owner } => {
                 plain(&self.serve_private(&self.kept_by(peer)?, device, owner)?)
@@ -175,6 +176,7 @@ impl Broker {
                 file: file.clone(),
                 reference: binding.reference.clone(),
                 path: binding.path.clone(),
+                env_value: binding.env_value.clone(),
                 namespaces: binding.namespaces,
                 exe: binding.exe.iter().map(pin).collect(),
                 present: info.as_ref().map(Option::is_some),
@@ -188,6 +190,8 @@ impl Broker {
             hash: manifest.hash.clone(),
             trust,
             bindings: bindings.collect(),
+            files: manifest.files.iter().map(|(file, of)| rendered(file, of)).collect(),
+            scrub: manifest.scrub.iter().cloned().collect(),
         }
     }
 
@@ -310,7 +314,7 @@ impl Broker {
             id: live.grant.id,
             project: live.grant.project.clone(),
             command: live.command_line.clone(),
-            bindings: live.grant.bindings.keys().cloned().collect(),
+            bindings: live.grant.names().cloned().collect(),
             opens: live.opens(),
             age_s: now.since(live.grant.created).as_secs(),
             ttl_left_ms: left.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
@@ -318,6 +322,16 @@ impl Broker {
             edges: live.edges(now),
             tree: tree.collect(),
         }
+    }
+}
+
+fn rendered(file: &FileName, of: &FileRecipe) -> RenderedInfo {
+    RenderedInfo {
+        file: file.clone(),
+        format: of.format.clone(),
+        uses: of.recipe.uses().into_iter().collect(),
+        path: of.path.clone(),
+        env_path: of.env_path.clone(),
     }
 }
 

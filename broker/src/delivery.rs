@@ -35,6 +35,11 @@ impl std::fmt::Debug for Held {
 pub struct Reading<'d>(RwLockReadGuard<'d, Held>);
 
 impl Reading<'_> {
+    /// All of it.
+    pub(crate) fn whole(&self) -> &[u8] {
+        self.0.0.as_ref().map_or(&[][..], Plaintext::bytes)
+    }
+
     /// Up to `size` bytes from `offset`; none beyond the end.
     pub fn range(&self, offset: u64, size: u32) -> &[u8] {
         let bytes = self.0.0.as_ref().map_or(&[][..], Plaintext::bytes);

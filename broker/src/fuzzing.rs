@@ -158,11 +158,17 @@ impl Furnished {
     }
 }
 
-const MANIFESTS: [&str; 2] = [
+const MANIFESTS: [&str; 4] = [
     "schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = \"db/url\"\n",
     "schema = 1\n[project]\nname = \"api\"\n[bindings]\n\"tls.key\" = { ref = \"tls/key\", \
      env_path = \"TLS_KEY_FILE\", path = \"~/.tls/key\", max_opens = 3, for_first = \"30s\", descend = \"child\" }\n\
      other = { ref = \"a/b\", namespaces = \"any\", descend = 2, path = \".env\" }\n",
+    "schema = 1\n[project]\nname = \"api\"\nscrub = true\n[bindings]\nDB = { ref = \"a\", env_value = \"DB\" }\n\
+     [files.x]\ntemplate = \"\"\"\n{# é #}{{ DB | trim | json }}{% for n in [\"DB\"] %}{{ bindings[n] ~ 1 }}\
+     {% if not loop.last %},{% endif %}{% endfor %}\n\"\"\"\npath = \".env\"\n",
+    "schema = 1\nproject.name = \"api\"\nbindings.DB = \"a\"\n[files.x]\nformat = \"toml\"\n\
+     select = { a = { b = \"{{ DB }}\" }, c = \"x\" }\n[files.y]\nformat = \"pgpass\"\n\
+     select = [{ host = \"h\", user = \"u\", password = \"p{{ DB }}\" }]\n",
 ];
 
 fn reads_manifest(folder: &Folder, text: &[u8]) -> bool {
@@ -249,6 +255,7 @@ fn frames() -> Vec<Vec<u8>> {
         ttl_ms: Some(1000),
         limits: Default::default(),
         max_opens_of: Vec::new(),
+        values: Vec::new(),
         front: 1,
         command: vec!["make".into()],
         end_with_child: false,

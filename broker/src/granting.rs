@@ -10,7 +10,8 @@ use std::time::Duration;
 use chacha20poly1305::aead::OsRng;
 use chacha20poly1305::aead::rand_core::RngCore;
 use kin_policy::{
-    Binding, Descend, DirectoryName, FileName, Grant, GrantId, Limits, Namespaces, Pid, Reach, Timestamp,
+    Binding, Descend, DirectoryName, FileName, Grant, GrantId, Limits, Namespaces, Pid, Reach, Reference,
+    RenderedFile, Timestamp,
 };
 
 use crate::audit::Event;
@@ -22,7 +23,10 @@ use crate::custody::Asker;
 use crate::error::{Class, Error, Result};
 use crate::grants::{LiveGrant, limit};
 use crate::identity::Held;
-use crate::manifest::Manifest;
+use crate::manifest::{FileRecipe, Manifest};
+use crate::render::Recipe;
+use crate::rendered::Rendered;
+use crate::warned;
 
 type Bindings = BTreeMap<FileName, Binding>;
 
@@ -52,21 +56,23 @@ impl Broker {
             trusted(&trust.check(&manifest), &manifest)?;
             trust.mounted_as(&manifest.directory).ok_or_else(|| untrusted(&manifest))?
         };
-        let Manifest { bindings, directory, .. } = manifest;
+        let (directory, scrub) = (manifest.directory.clone(), manifest.scrub.iter().cloned().collect());
         let namespaces = self.identifier.namespaces_of(&peer.held);
         let outer_view = outer.as_deref().map(|outer| Outer::seen_from(outer, namespaces));
-        let mut bindings = choose(bindings, request.only.as_deref(), &project, outer_view.as_ref())?;
-        bound(&mut bindings, &request.max_opens_of)?;
-        for (file, binding) in &bindings {
+        let mut chosen = choose(&manifest, request.only.as_deref(), &project, outer_view.as_ref())?;
+        chosen.bound(&request.max_opens_of)?;
+        for (file, binding) in chosen.every_binding() {
             if opened.vault.info(&binding.reference).is_none() {
                 return Err(missing(file, binding));
             }
         }
-        let live = self.root_at(peer.held, request, (project, directory, bindings), outer)?;
+        let values = values(&chosen.bindings, &request.values)?;
+        let live = self.root_at(peer.held, request, (project, directory, chosen), outer)?;
         let private =
             request.private.as_ref().map(|private| self.prepare_private(&live, private)).transpose()?;
         self.enter(&live).inspect_err(|_| self.placeholders.release(live.grant.id))?;
-        Ok((Granted { private, ..self.describe(&live) }, live))
+        self.measure_all(&live, &opened.vault).inspect_err(|_| self.call_off(&live))?;
+        Ok((Granted { private, scrub, ..self.describe(&live, values) }, live))
     }
 
     /// From here on the warden watches over the grant.
@@ -74,11 +80,14 @@ impl Broker {
     /// # Errors
     /// `internal` where the kernel will not watch; the grant has ended then.
     pub(crate) fn hand_over(&self, live: Arc<LiveGrant>) -> Result<()> {
-        self.warden.watch(live.clone()).inspect_err(|_| {
-            self.withdraw(&live, kin_policy::Ending::OwnerKilled);
-            self.grants.strike(live.grant.root);
-            self.placeholders.release(live.grant.id);
-        })
+        self.warden.watch(live.clone()).inspect_err(|_| self.call_off(&live))
+    }
+
+    /// Takes back a grant that nobody has been told of.
+    fn call_off(&self, live: &LiveGrant) {
+        self.withdraw(live, kin_policy::Ending::OwnerKilled);
+        self.grants.strike(live.grant.root);
+        self.placeholders.release(live.grant.id);
     }
 
     /// The innermost grant whose tree the peer is in, live or not.
@@ -103,7 +112,7 @@ impl Broker {
         &self,
         keeper: Held,
         request: &GrantRequest,
-        (project, directory, bindings): (DirectoryName, PathBuf, Bindings),
+        (project, directory, chosen): (DirectoryName, PathBuf, Chosen),
         outer: Option<Arc<LiveGrant>>,
     ) -> Result<Arc<LiveGrant>> {
         let root = keeper.process();
@@ -119,9 +128,12 @@ impl Broker {
         let expires: Option<Timestamp> =
             ttl.into_iter().chain(outer.as_ref().and_then(|outer| outer.grant.expires)).min();
         let (id, limits) = (random_id()?, request.limits);
-        let grant = Grant { id, root, project, bindings, created: now, expires, limits };
+        let Chosen { bindings, files, recipes } = chosen;
+        let grant = Grant { id, root, project, bindings, files, created: now, expires, limits };
         let (command, namespaces) = (request.command.clone(), self.identifier.namespaces_of(&keeper));
-        Ok(Arc::new(LiveGrant::new(grant, outer, directory, command, keeper, namespaces)))
+        let live = LiveGrant::new(grant, outer, directory, command, keeper, namespaces);
+        let rendered = recipes.into_iter().map(|(file, recipe)| (file, Rendered::of(recipe))).collect();
+        Ok(Arc::new(live.rendering(rendered)))
     }
 
     /// Recorded first, then entered: no open can precede its grant in the record.
@@ -157,15 +169,16 @@ impl Broker {
         Ok(())
     }
 
-    fn describe(&self, live: &LiveGrant) -> Granted {
-        let directory = self.directories.mountpoint().join(live.grant.project.as_str());
-        let environment = live
-            .grant
-            .bindings
-            .iter()
-            .filter_map(|(file, binding)| Some((binding.env_path.clone()?, file.clone())))
-            .collect();
-        Granted { id: live.grant.id, directory, environment, private: None }
+    fn describe(&self, live: &LiveGrant, values: Vec<(String, FileName)>) -> Granted {
+        let Grant { id, project, bindings, files, .. } = &live.grant;
+        let paths = bindings.iter().map(|(file, binding)| (file, &binding.env_path));
+        let paths = paths.chain(files.iter().map(|(file, rendered)| (file, &rendered.env_path)));
+        let environment = paths.filter_map(|(file, name)| Some((name.clone()?, file.clone()))).collect();
+        let names = values.iter().map(|(name, _)| name.as_str());
+        let warn = !values.is_empty() && warned::is_first(&self.directories.state, &live.directory, names);
+        let directory = self.directories.mountpoint().join(project.as_str());
+        let (scrub, private) = (Vec::new(), None);
+        Granted { id: *id, directory, environment, values, scrub, warn_of_values: warn, private }
     }
 }
 
@@ -175,16 +188,73 @@ fn calls_itself_keeper(pid: Pid) -> bool {
         .is_ok_and(|comm| comm.trim_ascii_end() == KEEPER_COMM.as_bytes())
 }
 
-/// Bounds the opens of single files, beside what the manifest says.
-fn bound(bindings: &mut Bindings, max_opens: &[(FileName, u64)]) -> Result<()> {
-    for (file, most) in max_opens {
-        let binding = bindings.get_mut(file).ok_or_else(|| {
-            Error::new(Class::Usage, "unknown_binding", format!("the grant would have no file {file}"))
-                .hint("`kin check` lists the bindings")
-        })?;
-        binding.limits = binding.limits.and(Limits { max_opens: Some(*most), for_first: None });
+/// What a grant is made for.
+#[derive(Default)]
+struct Chosen {
+    bindings: Bindings,
+    files: BTreeMap<FileName, RenderedFile>,
+    recipes: BTreeMap<FileName, Recipe>,
+}
+
+impl Chosen {
+    fn every_binding(&self) -> impl Iterator<Item = (&FileName, &Binding)> {
+        self.bindings.iter().chain(self.files.values().flat_map(|rendered| rendered.bindings.iter()))
     }
-    Ok(())
+
+    /// Takes a file of the manifest in, with the bindings that it is made of.
+    fn take(&mut self, manifest: &Manifest, file: &FileName, of: &FileRecipe) {
+        let parts = of.recipe.uses().into_iter();
+        let bindings = parts.filter_map(|name| manifest.bindings.get_key_value(&name));
+        let bindings = bindings.map(|(name, binding)| (name.clone(), binding.clone())).collect();
+        let (env_path, path) = (of.env_path.clone(), of.path.clone());
+        self.files.insert(file.clone(), RenderedFile { bindings, env_path, path });
+        self.recipes.insert(file.clone(), of.recipe.clone());
+    }
+
+    /// Bounds the opens of single bindings, beside what the manifest says, whichever file they are opened by.
+    fn bound(&mut self, max_opens: &[(FileName, u64)]) -> Result<()> {
+        for (file, most) in max_opens {
+            if self.files.contains_key(file) {
+                let message = format!("{file} has no opens of its own: it is made of bindings that have");
+                return Err(Error::new(Class::Usage, "unknown_binding", message)
+                    .hint("`kin check` lists what it is made of"));
+            }
+            let parts = self.files.values_mut().filter_map(|rendered| rendered.bindings.get_mut(file));
+            let mut bound = false;
+            for binding in self.bindings.get_mut(file).into_iter().chain(parts) {
+                binding.limits = binding.limits.and(Limits { max_opens: Some(*most), for_first: None });
+                bound = true;
+            }
+            if !bound {
+                let message = format!("the grant would have no file {file}");
+                return Err(Error::new(Class::Usage, "unknown_binding", message)
+                    .hint("`kin check` lists the bindings"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The variables of the command that get values, with the files whose values they are: those that the manifest
+/// says, and those that the person who starts it asks for by reference, which has to be bound.
+fn values(bindings: &Bindings, asked: &[(String, Reference)]) -> Result<Vec<(String, FileName)>> {
+    let said = bindings.iter().filter_map(|(file, binding)| Some((binding.env_value.clone()?, file.clone())));
+    let mut values: Vec<_> = said.filter(|(name, _)| asked.iter().all(|(other, _)| other != name)).collect();
+    for (name, reference) in asked {
+        let mut bound = bindings.iter().filter(|(_, binding)| binding.reference == *reference).peekable();
+        if bound.peek().is_none() {
+            let message = format!("{name} is to be {reference}, which this grant does not bind");
+            return Err(Error::new(Class::Usage, "unknown_binding", message)
+                .hint("a file of variables names only what kin.toml binds: see `kin check`"));
+        }
+        let (file, _) = bound.find(|(_, binding)| binding.may_be_inherited()).ok_or_else(|| {
+            let message = format!("{name} is to be {reference}, which is for some programs or levels alone");
+            denied("not_for_the_environment", &message)
+                .hint("all that a command starts inherits its environment: read it as a file")
+        })?;
+        values.push((name.clone(), file.clone()));
+    }
+    Ok(values)
 }
 
 /// The grant that another is asked for in, as its keeper sees it.
@@ -203,7 +273,28 @@ impl<'a> Outer<'a> {
     /// keeper itself could have read it, and only what is for the whole tree: what is for some levels below a
     /// command is nothing for another command.
     fn allows(&self, file: &FileName, binding: &Binding) -> bool {
-        let Some(own) = self.live.grant.bindings.get(file) else { return false };
+        self.live.grant.bindings.get(file).is_some_and(|own| self.passes_on(own, binding))
+    }
+
+    /// Whether an inner grant may have the file: where it may have all that it is made of, or the outer one has
+    /// just this file.
+    fn allows_file(&self, file: &FileName, of: &FileRecipe, bindings: &Bindings) -> bool {
+        let uses = of.recipe.uses();
+        let own = self
+            .live
+            .grant
+            .files
+            .get(file)
+            .filter(|_| self.live.rendered(file).is_some_and(|rendered| rendered.is_made_as(&of.recipe)));
+        uses.iter().all(|name| {
+            let part = own.and_then(|own| own.bindings.get(name));
+            let passes =
+                |binding| self.allows(name, binding) || part.is_some_and(|own| self.passes_on(own, binding));
+            bindings.get(name).is_some_and(passes)
+        })
+    }
+
+    fn passes_on(&self, own: &Binding, binding: &Binding) -> bool {
         let restricted = own.namespaces == binding.namespaces && own.exe == binding.exe;
         own.reference == binding.reference
             && restricted
@@ -212,37 +303,54 @@ impl<'a> Outer<'a> {
     }
 }
 
-/// The bindings that are asked for; inside another grant, only what that one has.
+/// What is asked for; inside another grant, only what that one has. A file of several bindings is there where it
+/// is named itself, or where all that it is made of is: without one of them it is absent.
 fn choose(
-    manifest: Bindings,
+    manifest: &Manifest,
     only: Option<&[FileName]>,
     project: &DirectoryName,
     outer: Option<&Outer<'_>>,
-) -> Result<Bindings> {
-    let allowed = |file: &FileName, binding: &Binding| outer.is_none_or(|outer| outer.allows(file, binding));
+) -> Result<Chosen> {
     if outer.is_some_and(|outer| outer.live.grant.project != *project) {
         return Err(denied("wider_grant", &format!("the grant around this process is not for {project}"))
             .hint("start it outside this tree"));
     }
-    let Some(only) = only else {
-        return Ok(manifest.into_iter().filter(|(file, binding)| allowed(file, binding)).collect());
+    let allowed = |file: &FileName, binding: &Binding| outer.is_none_or(|outer| outer.allows(file, binding));
+    let file_allowed = |file: &FileName, of: &FileRecipe| {
+        outer.is_none_or(|outer| outer.allows_file(file, of, &manifest.bindings))
     };
-    let mut chosen = Bindings::new();
-    for file in only {
-        let binding = manifest.get(file).ok_or_else(|| {
-            Error::new(Class::Usage, "unknown_binding", format!("the manifest binds no file {file}"))
-                .hint("`kin check` lists the bindings")
-        })?;
-        if !allowed(file, binding) {
-            return Err(denied(
-                "wider_grant",
-                &format!("the grant around this process has no binding {file}"),
-            )
-            .hint("start it outside this tree"));
+    let mut chosen = Chosen::default();
+    let named = |file: &FileName| only.is_none_or(|only| only.contains(file));
+    for (file, binding) in manifest.bindings.iter().filter(|(file, _)| named(file)) {
+        match allowed(file, binding) {
+            true => drop(chosen.bindings.insert(file.clone(), binding.clone())),
+            false if only.is_some() => return Err(wider(file)),
+            false => {}
         }
-        chosen.insert(file.clone(), binding.clone());
     }
-    Ok(chosen)
+    for (file, of) in &manifest.files {
+        let asked = only.is_some_and(|only| only.contains(file));
+        let whole = || of.recipe.uses().iter().all(|name| chosen.bindings.contains_key(name));
+        match (asked || whole() || only.is_none(), file_allowed(file, of)) {
+            (true, true) => chosen.take(manifest, file, of),
+            (true, false) if asked => return Err(wider(file)),
+            _ => {}
+        }
+    }
+    let known =
+        |file: &&FileName| manifest.bindings.contains_key(*file) || manifest.files.contains_key(*file);
+    match only.unwrap_or_default().iter().find(|file| !known(file)) {
+        None => Ok(chosen),
+        Some(file) => {
+            let message = format!("the manifest binds no file {file}");
+            Err(Error::new(Class::Usage, "unknown_binding", message).hint("`kin check` lists the bindings"))
+        }
+    }
+}
+
+fn wider(file: &FileName) -> Error {
+    denied("wider_grant", &format!("the grant around this process has no binding {file}"))
+        .hint("start it outside this tree")
 }
 
 /// Refuses a manifest that is not trusted exactly as it is.

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::delivery::Delivery;
 use crate::identity::{Held, Identity, Roots};
+use crate::rendered::Rendered;
 
 /// The most grants that stand at once.
 const LIMIT: usize = 10_000;
@@ -69,6 +70,7 @@ pub struct LiveGrant {
     has_inner: AtomicBool,
     inner: Mutex<Vec<Weak<LiveGrant>>>,
     mounted: AtomicBool,
+    rendered: BTreeMap<FileName, Rendered>,
 }
 
 impl LiveGrant {
@@ -81,7 +83,7 @@ impl LiveGrant {
         keeper: Held,
         keepers_namespaces: Option<Namespaces>,
     ) -> Self {
-        let counted = grant.bindings.iter().filter(|(_, binding)| binding.limits.max_opens.is_some());
+        let counted = grant.every_binding().filter(|(_, binding)| binding.limits.max_opens.is_some());
         let opens_of = counted.map(|(file, _)| (file.clone(), AtomicU64::new(0))).collect();
         Self {
             grant,
@@ -101,7 +103,19 @@ impl LiveGrant {
             has_inner: AtomicBool::new(false),
             inner: Mutex::new(Vec::new()),
             mounted: AtomicBool::new(false),
+            rendered: BTreeMap::new(),
         }
+    }
+
+    /// With what its files of several bindings are made of.
+    #[must_use]
+    pub(crate) fn rendering(self, rendered: BTreeMap<FileName, Rendered>) -> Self {
+        Self { rendered, ..self }
+    }
+
+    /// What a file of several bindings is made of.
+    pub(crate) fn rendered(&self, file: &FileName) -> Option<&Rendered> {
+        self.rendered.get(file)
     }
 
     /// Whether it is the grant `id`, or was made inside that one's tree.
@@ -166,13 +180,17 @@ impl LiveGrant {
         }
     }
 
-    /// Counts one open of `file`, here and in every grant around. For the log alone, under its lock.
+    /// Counts one open of `file`, and of each binding that it is made of, here and in every grant around. For
+    /// the log alone, under its lock.
     pub fn opened(&self, file: &FileName) {
+        let parts = self.grant.files.get(file).map(|rendered| &rendered.bindings);
         let mut live = Some(self);
         while let Some(LiveGrant { opens, opens_of, outer, .. }) = live {
             opens.fetch_add(1, Ordering::Relaxed);
-            if let Some(opens) = opens_of.get(file) {
-                opens.fetch_add(1, Ordering::Relaxed);
+            for name in parts.iter().flat_map(|parts| parts.keys()).chain([file]) {
+                if let Some(opens) = opens_of.get(name) {
+                    opens.fetch_add(1, Ordering::Relaxed);
+                }
             }
             live = outer.as_deref();
         }

@@ -16,6 +16,7 @@ fn live(root: u32, expires: Option<u64>) -> Arc<LiveGrant> {
         root: Process { pid: Pid::new(root).unwrap(), start: 1 },
         project: DirectoryName::new("api").unwrap(),
         bindings: BTreeMap::new(),
+        files: BTreeMap::new(),
         created: Timestamp::from_nanos(u64::from(root)),
         expires: expires.map(Timestamp::from_nanos),
         limits: Limits::default(),

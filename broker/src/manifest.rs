@@ -1,5 +1,6 @@
 //! What does this project's `kin.toml` ask for? Reading one gives it no effect: that is what trust is for.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,14 @@ use toml::de::{DeTable, DeValue};
 use crate::error::{Class, Error, Result, describe};
 use crate::{files, limits};
 
+mod clients;
+mod formats;
 mod pins;
+mod rendered;
+mod taken;
+
+pub use rendered::FileRecipe;
+use taken::Taken;
 
 /// Its name.
 pub const FILE: &str = "kin.toml";
@@ -29,6 +37,10 @@ pub struct Manifest {
     pub project: ProjectName,
     /// What it asks for.
     pub bindings: BTreeMap<FileName, Binding>,
+    /// The files that it makes of several bindings.
+    pub files: BTreeMap<FileName, FileRecipe>,
+    /// Variables that a command does not inherit.
+    pub scrub: BTreeSet<String>,
     /// Its text.
     pub text: String,
     /// SHA-256 of its bytes, hexadecimal.
@@ -69,9 +81,35 @@ impl Manifest {
             .ok_or_else(missing)?;
         let hash = format!("{:x}", Sha256::digest(&bytes));
         let text = String::from_utf8(bytes).map_err(|_| unreadable(format!("{FILE} is not UTF-8")))?;
-        let (project, bindings) = Reader { text: &text }.read()?;
-        Ok(Self { project, bindings, text, hash, directory })
+        let Said { project, bindings, files, scrub } = Reader::of(&text).read()?;
+        Ok(Self { project, bindings, files, scrub, text, hash, directory })
     }
+}
+
+/// What a binding's table may have.
+const BINDING_KEYS: [&str; 10] = [
+    "ref",
+    "env_path",
+    "env_value",
+    "max_opens",
+    "for_first",
+    "descend",
+    "namespaces",
+    "exe",
+    "path",
+    "scrub",
+];
+
+/// Whether a shell can name a variable so.
+pub(crate) fn is_variable(name: &str) -> bool {
+    let mut characters = name.chars();
+    let first = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    first && characters.all(|c| c.is_ascii_alphanumeric() || c == '_') && name.len() <= 255
+}
+
+/// Whether kin itself, the loader or a search for programs uses the variable.
+fn is_reserved(name: &str) -> bool {
+    name == "PATH" || name.starts_with("LD_") || name.starts_with("KIN_")
 }
 
 /// Text that no terminal acts upon: what is not printable becomes an escape, lines and tabs stay.
@@ -100,15 +138,32 @@ fn decimal<'t>(value: &'t Value<'_>) -> Option<&'t str> {
     value.get_ref().as_integer().filter(|number| number.radix() == 10).map(|number| number.as_str())
 }
 
+type Bindings = BTreeMap<FileName, Binding>;
 type Table<'a> = DeTable<'a>;
 type Value<'a> = Spanned<DeValue<'a>>;
 
 struct Reader<'a> {
     text: &'a str,
+    /// How many templates were read.
+    templates: Cell<usize>,
+}
+
+impl<'a> Reader<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text, templates: Cell::new(0) }
+    }
+}
+
+/// What a manifest says.
+struct Said {
+    project: ProjectName,
+    bindings: Bindings,
+    files: BTreeMap<FileName, FileRecipe>,
+    scrub: BTreeSet<String>,
 }
 
 impl Reader<'_> {
-    fn read(&self) -> Result<(ProjectName, BTreeMap<FileName, Binding>)> {
+    fn read(&self) -> Result<Said> {
         self.check_characters()?;
         let root = Table::parse(self.text).map_err(|error| {
             let why =
@@ -117,13 +172,21 @@ impl Reader<'_> {
         })?;
         let root = root.get_ref();
         self.check_schema(root)?;
-        self.closed(root, &["schema", "project", "bindings"])?;
-        let project = self.project(root)?;
+        self.closed(root, &["schema", "project", "bindings", "files"])?;
+        let (project, scrub_all) = self.project(root)?;
+        let mut taken = Taken::default();
         let bindings = match root.get("bindings") {
-            Some(value) => self.bindings(self.table(value, "bindings")?)?,
+            Some(value) => self.bindings(self.table(value, "bindings")?, scrub_all, &mut taken)?,
             None => BTreeMap::new(),
         };
-        Ok((project, bindings))
+        let files = match root.get("files") {
+            Some(value) => self.files(self.table(value, "files")?, &bindings, &mut taken)?,
+            None => BTreeMap::new(),
+        };
+        if scrub_all {
+            taken.scrub.extend(files.values().filter_map(|file| file.env_path.clone()));
+        }
+        Ok(Said { project, bindings, files, scrub: taken.scrub })
     }
 
     /// TOML allows a byte order mark and CRLF; here both are the mark of a file that some tool rewrote.
@@ -153,58 +216,59 @@ impl Reader<'_> {
         }
     }
 
-    fn project(&self, root: &Table<'_>) -> Result<ProjectName> {
-        let name = match root.get("project") {
+    /// Its name, and whether all variables of its names are kept from a command.
+    fn project(&self, root: &Table<'_>) -> Result<(ProjectName, bool)> {
+        let (name, scrub) = match root.get("project") {
             Some(value) => {
                 let table = self.table(value, "project")?;
-                self.closed(table, &["name"])?;
-                table.get("name")
+                self.closed(table, &["name", "scrub"])?;
+                (table.get("name"), self.scrub(table)?)
             }
-            None => None,
+            None => (None, false),
         };
         let name = name.ok_or_else(|| {
             Error::new(Class::Unsafe, "manifest_invalid", format!("{FILE} does not name its project"))
                 .hint("add `[project]` with `name = \"…\"`")
         })?;
-        ProjectName::new(self.string(name, "name")?).map_err(|bad| self.bad_name(name.span(), &bad))
+        let name =
+            ProjectName::new(self.string(name, "name")?).map_err(|bad| self.bad_name(name.span(), &bad))?;
+        Ok((name, scrub))
     }
 
-    fn bindings(&self, table: &Table<'_>) -> Result<BTreeMap<FileName, Binding>> {
+    fn scrub(&self, table: &Table<'_>) -> Result<bool> {
+        let Some(value) = table.get("scrub") else { return Ok(false) };
+        value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, "scrub", "true or false"))
+    }
+
+    fn bindings(&self, table: &Table<'_>, scrub_all: bool, taken: &mut Taken) -> Result<Bindings> {
         if table.len() > MOST_BINDINGS {
             return Err(self.invalid(None, &format!("it has more than {MOST_BINDINGS} bindings")));
         }
-        let (mut bindings, mut folded, mut variables) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let mut paths = Vec::new();
+        let mut bindings = BTreeMap::new();
         for (key, value) in table.iter() {
             let file =
                 FileName::new(key.get_ref().as_ref()).map_err(|bad| self.bad_name(key.span(), &bad))?;
-            if !folded.insert(file.as_str().to_lowercase()) {
-                let why = format!("another file name differs from \"{file}\" only in case");
-                return Err(self.at("bad_name", Some(key.span()), &why));
-            }
-            let binding = self.binding(value)?;
-            if let Some(variable) = &binding.env_path
-                && !variables.insert(variable.clone())
-            {
-                return Err(self.invalid(Some(value.span()), &format!("{variable} is used twice")));
-            }
-            if let Some(path) = &binding.path {
-                self.check_place(path, &paths, value)?;
-                paths.push(path.clone());
+            self.take_name(&file, key.span(), taken)?;
+            let (binding, scrub) = self.binding(value)?;
+            self.take_variable(binding.env_path.as_deref(), value, taken)?;
+            self.take_variable(binding.env_value.as_deref(), value, taken)?;
+            self.take_place(binding.path.as_ref(), value, taken)?;
+            if scrub || scrub_all {
+                let own = Some(file.as_str()).filter(|name| is_variable(name) && !is_reserved(name));
+                taken.scrub.extend(own.map(str::to_owned));
+                taken.scrub.extend(binding.env_path.iter().chain(&binding.env_value).cloned());
             }
             bindings.insert(file, binding);
         }
         Ok(bindings)
     }
 
-    fn binding(&self, value: &Value<'_>) -> Result<Binding> {
+    /// A binding, and whether the variables of its names are kept from a command.
+    fn binding(&self, value: &Value<'_>) -> Result<(Binding, bool)> {
         let DeValue::Table(table) = value.get_ref() else {
-            return Ok(Binding::plain(self.reference(value)?));
+            return Ok((Binding::plain(self.reference(value)?), false));
         };
-        self.closed(
-            table,
-            &["ref", "env_path", "max_opens", "for_first", "descend", "namespaces", "exe", "path"],
-        )?;
+        self.closed(table, &BINDING_KEYS)?;
         let reference = table
             .get("ref")
             .ok_or_else(|| self.invalid(Some(value.span()), "a binding needs `ref = \"…\"`"))?;
@@ -212,15 +276,22 @@ impl Reader<'_> {
         let for_first = table.get("for_first").map(|value| self.for_first(value)).transpose()?;
         let descend = table.get("descend").map(|value| self.descend(value)).transpose()?;
         let (namespaces, exe) = self.restrictions(table)?;
-        Ok(Binding {
+        let variable = |key| table.get(key).map(|value| self.variable(value, key)).transpose();
+        let binding = Binding {
             reference: self.reference(reference)?,
-            env_path: table.get("env_path").map(|value| self.variable(value)).transpose()?,
+            env_path: variable("env_path")?,
+            env_value: variable("env_value")?,
             limits: Limits { max_opens, for_first },
             descend: descend.unwrap_or_default(),
             namespaces,
             exe,
             path: table.get("path").map(|value| self.place(value)).transpose()?,
-        })
+        };
+        if binding.env_value.is_some() && !binding.may_be_inherited() {
+            let why = "env_value does not go with exe or descend: all that a command starts inherits it";
+            return Err(self.invalid(Some(value.span()), why));
+        }
+        Ok((binding, self.scrub(table)?))
     }
 
     fn reference(&self, value: &Value<'_>) -> Result<Reference> {
@@ -262,31 +333,12 @@ impl Reader<'_> {
         }
     }
 
-    /// One file has one place, and no file is in another.
-    fn check_place(&self, path: &FilePath, others: &[FilePath], value: &Value<'_>) -> Result<()> {
-        let clash = |other: &&FilePath| *other == path || other.is_above(path) || path.is_above(other);
-        match others.iter().find(clash) {
-            None => Ok(()),
-            Some(other) => {
-                let why = format!(
-                    "path \"{}\" is in the way of \"{}\"",
-                    excerpt(other.as_str()),
-                    excerpt(path.as_str())
-                );
-                Err(self.invalid(Some(value.span()), &why))
-            }
-        }
-    }
-
     /// A variable that a shell can name, and that neither kin nor the loader nor a search for programs uses.
-    fn variable(&self, value: &Value<'_>) -> Result<String> {
-        let name = self.string(value, "env_path")?;
-        let mut characters = name.chars();
-        let first = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-        let plain = first && characters.all(|c| c.is_ascii_alphanumeric() || c == '_') && name.len() <= 255;
-        let why = if !plain {
+    fn variable(&self, value: &Value<'_>, key: &str) -> Result<String> {
+        let name = self.string(value, key)?;
+        let why = if !is_variable(name) {
             "a variable has letters, digits and '_', and begins with no digit"
-        } else if name == "PATH" || name.starts_with("LD_") || name.starts_with("KIN_") {
+        } else if is_reserved(name) {
             "PATH, LD_… and KIN_… are not for manifests"
         } else {
             return Ok(name.to_owned());

@@ -175,10 +175,15 @@ fn k08_monstrous_manifests_are_refused_at_once() {
 
 #[test]
 fn k08_no_cut_of_a_manifest_panics() {
-    for len in 0..GOOD.len() {
-        let _ = Reader { text: &GOOD[..len] }.read();
-        for bad in ["]", "\"", "=", "{", "\u{202e}", "é", "'''"] {
-            let _ = Reader { text: &format!("{}{bad}{}", &GOOD[..len], &GOOD[len..]) }.read();
+    const FILES: &str = "[files.x]\ntemplate = \"\"\"\n{# é #}{{ DATABASE_URL | json }}{% for n in [\"tls.key\"] %}\
+        {{ bindings[n] | trim }}{% endfor %}\n\"\"\"\n[files.y]\nformat = \"netrc\"\nselect = [{ machine = \"m\", \
+        login = \"l\", password = \"{{ DATABASE_URL }}\" }]\n";
+    let good = format!("{GOOD}{FILES}");
+    assert!(Reader::of(&good).read().is_ok());
+    for len in (0..good.len()).filter(|len| good.is_char_boundary(*len)) {
+        let _ = Reader::of(&good[..len]).read();
+        for bad in ["]", "\"", "=", "{", "}", "{{", "%}", "|", "\u{202e}", "é", "'''"] {
+            let _ = Reader::of(&format!("{}{bad}{}", &good[..len], &good[len..])).read();
         }
     }
 }

@@ -59,8 +59,10 @@ impl Broker {
         let mountpoint = self.directories.mountpoint();
         let id = live.grant.id;
         let mut laid = Vec::new();
-        for (file, binding) in &live.grant.bindings {
-            let Some(path) = &binding.path else { continue };
+        let bound = live.grant.bindings.iter().map(|(file, binding)| (file, &binding.path));
+        let rendered = live.grant.files.iter().map(|(file, rendered)| (file, &rendered.path));
+        for (file, path) in bound.chain(rendered) {
+            let Some(path) = path else { continue };
             let base = if path.is_in_home() { &request.home } else { &live.directory };
             let link = mountpoint.join(live.grant.project.as_str()).join(file.as_str());
             let way = Way { base, path, link: &link };

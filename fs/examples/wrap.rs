@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         ttl: None,
         limits: kin_policy::Limits::default(),
         max_opens_of: Vec::new(),
+        variables: Vec::new(),
+        values: Vec::new(),
         end_with_child,
         private: false,
         project_directory: std::env::current_dir().unwrap_or_default(),

@@ -1,5 +1,8 @@
 //! The decision.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use crate::grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, Standing};
 use crate::limits;
 use crate::names::{DirectoryName, FileName, Reference};
@@ -65,6 +68,8 @@ pub struct Request<'a> {
     pub project: &'a DirectoryName,
     /// Which file; `None` is the directory itself.
     pub file: Option<&'a FileName>,
+    /// The file that this one is a part of, where it is asked for as such: [`decide_together`].
+    pub through: Option<&'a FileName>,
 }
 
 /// The answer.
@@ -77,15 +82,23 @@ pub enum Decision {
     Deny(Denial),
 }
 
-/// Proof that [`decide`] or [`decide_reveal`] said yes; there is no other way to come by one.
+/// Proof that [`decide`] or one of its kin said yes; there is no other way to come by one.
 ///
 /// ```compile_fail
-/// let permit = kin_policy::Permit { grant: None, reference: None };
+/// let permit = kin_policy::Permit { grant: None, references: References::None };
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
     grant: Option<GrantId>,
-    reference: Option<Reference>,
+    references: References,
+}
+
+/// What a permit is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum References {
+    None,
+    One(Reference),
+    Several(Arc<[Reference]>),
 }
 
 impl Permit {
@@ -94,9 +107,31 @@ impl Permit {
         self.grant
     }
 
-    /// The secret that may be unsealed; `None` where the permit is only to look.
+    /// The one secret that may be unsealed; `None` where the permit is only to look, or is for several.
     pub fn reference(&self) -> Option<&Reference> {
-        self.reference.as_ref()
+        match &self.references {
+            References::One(reference) => Some(reference),
+            _ => None,
+        }
+    }
+
+    /// Every secret that may be unsealed, each once.
+    pub fn references(&self) -> &[Reference] {
+        match &self.references {
+            References::None => &[],
+            References::One(reference) => core::slice::from_ref(reference),
+            References::Several(references) => references,
+        }
+    }
+
+    fn one(grant: Option<GrantId>, reference: Option<Reference>) -> Self {
+        Self { grant, references: reference.map_or(References::None, References::One) }
+    }
+
+    fn several<'a>(grant: GrantId, references: impl Iterator<Item = &'a Reference>) -> Self {
+        let references: BTreeSet<&Reference> = references.collect();
+        let references = References::Several(references.into_iter().cloned().collect());
+        Self { grant: Some(grant), references }
     }
 }
 
@@ -170,18 +205,44 @@ impl Denial {
 /// is left of those around it: nesting narrows.
 pub fn decide(request: &Request<'_>, grants: &[Standing<'_>], now: Timestamp) -> Decision {
     match judge(request, grants, now) {
-        Ok((grant, binding)) => Decision::Permit(Permit {
-            grant: Some(grant.id),
-            reference: binding.filter(|_| request.action == Action::Open).map(|b| b.reference.clone()),
-        }),
+        Ok((grant, binding)) => Decision::Permit(Permit::one(
+            Some(grant.id),
+            binding.filter(|_| request.action == Action::Open).map(|b| b.reference.clone()),
+        )),
         Err(denial) => Decision::Deny(denial),
     }
+}
+
+/// Decides a request for a file that is made of several bindings: all that each of them asks for has to hold,
+/// and the first denial is the answer. `parts` are the same request for one binding after the other, each
+/// through that file, with the grant that decides.
+pub fn decide_together(parts: &[(Request<'_>, Standing<'_>)], now: Timestamp) -> Decision {
+    let mut permits = Vec::with_capacity(parts.len());
+    for (request, standing) in parts {
+        match decide(request, core::slice::from_ref(standing), now) {
+            Decision::Permit(permit) => permits.push(permit),
+            Decision::Deny(denial) => return Decision::Deny(denial),
+        }
+    }
+    match permits.first().and_then(Permit::grant) {
+        Some(grant) => {
+            Decision::Permit(Permit::several(grant, permits.iter().flat_map(|permit| permit.references())))
+        }
+        None => Decision::Deny(Denial::NoBinding),
+    }
+}
+
+/// Decides whether the broker may make a file of several bindings for itself alone, to know its size: where
+/// the grant has that file.
+pub fn decide_sizing(grant: &Grant, file: &FileName) -> Option<Permit> {
+    let rendered = grant.files.get(file)?;
+    Some(Permit::several(grant.id, rendered.bindings.values().map(|binding| &binding.reference)))
 }
 
 /// Decides whether a person may be shown `reference` on a terminal: never from inside a grant's tree,
 /// and only when it was confirmed.
 pub fn decide_reveal(reference: &Reference, inside_a_tree: bool, confirmed: bool) -> Option<Permit> {
-    (!inside_a_tree && confirmed).then(|| Permit { grant: None, reference: Some(reference.clone()) })
+    (!inside_a_tree && confirmed).then(|| Permit::one(None, Some(reference.clone())))
 }
 
 fn judge<'a>(
@@ -216,11 +277,11 @@ fn judge<'a>(
     }
     // The names are the grant's own; what stands behind one is the vault's.
     let Some(file) = request.file else {
-        return reaches(grant.bindings.values(), request, standing).map(|()| (grant, None));
+        return reaches(every(grant), request, standing).map(|()| (grant, None));
     };
-    let Some(binding) = grant.bindings.get(file) else {
+    let Some(binding) = grant.binding(file, request.through) else {
         // From where nothing is seen, what is not bound looks like what is.
-        return reaches(grant.bindings.values(), request, standing).and(Err(Denial::NoBinding));
+        return reaches(every(grant), request, standing).and(Err(Denial::NoBinding));
     };
     reaches([binding], request, standing)?;
     if !binding.descend.reaches(lineage, grant.root, standing.command) {
@@ -232,6 +293,10 @@ fn judge<'a>(
             .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;
     }
     if standing.suspended { Err(Denial::Suspended) } else { Ok((grant, Some(binding))) }
+}
+
+fn every(grant: &Grant) -> impl Iterator<Item = &Binding> {
+    grant.every_binding().map(|(_, binding)| binding)
 }
 
 /// Whether one of the bindings may be seen from the namespaces that the reader is in.

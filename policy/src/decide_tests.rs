@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::grant::RenderedFile;
 use crate::limits::{Descend, Limits, Uses};
 use crate::process::{Pid, Process, Tid};
 use crate::program::{ExeDigest, ExePin};
@@ -52,6 +53,7 @@ fn grant_of(root: u32, binding: Binding) -> Grant {
         root: process(root),
         project: directory("api"),
         bindings: BTreeMap::from([(file("DB"), binding)]),
+        files: BTreeMap::new(),
         created: Timestamp::from_nanos(0),
         expires: None,
         limits: Limits::default(),
@@ -110,8 +112,15 @@ const HOME: Namespaces = Namespaces { user: 1, pid: 2 };
 
 fn ask(action: Action, reader: Reader<'_>, name: &str, grants: &[Standing<'_>], now: u64) -> Decision {
     let (project, file) = (directory("api"), file(name));
-    let request =
-        Request { action, reader, namespaces: Some(HOME), exe: None, project: &project, file: Some(&file) };
+    let request = Request {
+        action,
+        reader,
+        namespaces: Some(HOME),
+        exe: None,
+        project: &project,
+        file: Some(&file),
+        through: None,
+    };
     decide(&request, grants, Timestamp::from_nanos(now))
 }
 
@@ -125,7 +134,8 @@ fn ask_from(
 ) -> Decision {
     let (project, file, member) = (directory("api"), name.map(file), lineage(&[3, 100]));
     let reader = Reader::Proven(&member);
-    let request = Request { action, reader, namespaces, exe, project: &project, file: file.as_ref() };
+    let file = file.as_ref();
+    let request = Request { action, reader, namespaces, exe, project: &project, file, through: None };
     decide(&request, &[*standing], Timestamp::from_nanos(0))
 }
 
@@ -323,6 +333,108 @@ fn an_open_permit_names_the_secret_and_a_look_does_not() {
     assert_eq!(read.reference(), None);
 }
 
+/// A grant whose file `.env` is made of `DB` and `KEY`, with these edges of `KEY`.
+fn rendered(key: Binding) -> Grant {
+    let db = Binding { reference: Reference::new("db/url").unwrap(), ..plain() };
+    let bindings = BTreeMap::from([(file("DB"), db), (file("KEY"), key)]);
+    let rendered = RenderedFile { bindings, env_path: None, path: None };
+    Grant { files: BTreeMap::from([(file(".env"), rendered)]), ..grant(100) }
+}
+
+fn key() -> Binding {
+    Binding::plain(Reference::new("api/key").unwrap())
+}
+
+/// A member asks for `.env`; each binding has been opened as often as `uses` says.
+fn ask_together(grant: &Grant, action: Action, exe: Option<Exe>, uses: [u64; 2], now: u64) -> Decision {
+    let (project, through, member) = (directory("api"), file(".env"), lineage(&[7, 3, 100]));
+    let names = [file("DB"), file("KEY")];
+    let parts: Vec<_> = names
+        .iter()
+        .zip(uses)
+        .map(|(name, of_file)| {
+            let request = Request {
+                action,
+                reader: Reader::Proven(&member),
+                namespaces: Some(HOME),
+                exe,
+                project: &project,
+                file: Some(name),
+                through: Some(&through),
+            };
+            (request, Standing { uses: used(0, of_file), ..commanded(grant) })
+        })
+        .collect();
+    decide_together(&parts, Timestamp::from_nanos(now))
+}
+
+macro_rules! deny_together {
+    ($name:ident: $key:expr, [$($action:expr),*], $exe:expr, $uses:expr, $now:literal => $denial:expr) => {
+        #[test]
+        fn $name() {
+            for action in [$($action),*] {
+                let answer = ask_together(&rendered($key), action, $exe, $uses, $now);
+                assert_eq!(answer, Decision::Deny($denial), "{action:?}");
+            }
+        }
+    };
+}
+
+deny_together!(one_binding_that_was_opened_often_enough_closes_the_file: Binding { limits: at_most(2), ..key() },
+    [Action::Open], None, [0, 2], 20 => Denial::MaxOpens);
+deny_together!(one_window_that_is_over_closes_the_file: Binding { limits: first(5), ..key() },
+    [Action::Open], None, [0, 0], 15 => Denial::WindowClosed);
+deny_together!(one_binding_that_is_too_far_closes_the_file: Binding { descend: Descend::CHILD, ..key() },
+    [Action::Look, Action::Open, read(100, false)], None, [0, 0], 20 => Denial::TooFar);
+deny_together!(one_pin_is_a_pin_of_the_whole_file: Binding { exe: pinned().exe, ..key() },
+    [Action::Open, read(100, false)], Some(Exe::File(EVIL)), [0, 0], 20 => Denial::ExeMismatch);
+
+#[test]
+fn one_binding_for_its_own_namespaces_keeps_the_file_there() {
+    let grant = rendered(everywhere());
+    let (project, through, member) = (directory("api"), file(".env"), lineage(&[3, 100]));
+    let ask = |name: &FileName| {
+        let (reader, file, through) = (Reader::Proven(&member), Some(name), Some(&through));
+        let request = Request {
+            action: Action::Open,
+            reader,
+            namespaces: inside(7, 7),
+            exe: None,
+            project: &project,
+            file,
+            through,
+        };
+        decide_together(&[(request, standing(&grant))], Timestamp::from_nanos(0))
+    };
+    assert_eq!(ask(&file("DB")), Decision::Deny(Denial::NamespaceMismatch));
+    let _ = permit(ask(&file("KEY")));
+}
+
+#[test]
+fn a_permit_for_several_names_each_and_no_single_one() {
+    let grant = rendered(key());
+    let open = permit(ask_together(&grant, Action::Open, None, [0, 0], 20));
+    let names: Vec<_> = open.references().iter().map(Reference::as_str).collect();
+    assert_eq!(
+        (open.grant(), open.reference(), &names[..]),
+        (Some(id(100)), None, &["api/key", "db/url"][..])
+    );
+    let look = permit(ask_together(&grant, Action::Look, None, [0, 0], 20));
+    assert!(look.references().is_empty());
+    let sizing = decide_sizing(&grant, &file(".env")).unwrap();
+    assert_eq!(sizing.references(), open.references());
+    assert!(decide_sizing(&grant, &file("DB")).is_none());
+    assert_eq!(decide_together(&[], Timestamp::from_nanos(0)), Decision::Deny(Denial::NoBinding));
+}
+
+#[test]
+fn a_part_of_a_file_is_no_file_of_its_own() {
+    let grant = rendered(key());
+    let answer = ask(Action::Open, Reader::Proven(&lineage(&[3, 100])), "KEY", &[standing(&grant)], 0);
+    assert_eq!(answer, Decision::Deny(Denial::NoBinding));
+    assert_eq!(grant.names().map(FileName::as_str).collect::<Vec<_>>(), [".env", "DB"]);
+}
+
 #[test]
 fn descendants_of_the_command_stay_members_after_an_inner_keeper_was_killed() {
     let grant = grant(100);
@@ -374,6 +486,7 @@ fn d07_a_directory_is_still_there_while_the_vault_has_locked_itself() {
         exe: None,
         project: &project,
         file: None,
+        through: None,
     };
     let _ = permit(decide(&request, &[standing], Timestamp::from_nanos(0)));
 }

@@ -72,6 +72,9 @@ pub struct Binding {
     /// The environment variable that gets the file's path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_path: Option<String>,
+    /// The variable of the command alone that gets the value itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_value: Option<String>,
     /// How often and for how long it may be opened.
     #[serde(default)]
     pub limits: Limits,
@@ -95,6 +98,7 @@ impl Binding {
         Self {
             reference,
             env_path: None,
+            env_value: None,
             limits: Limits::default(),
             descend: Descend::All,
             namespaces: Reach::Same,
@@ -102,6 +106,23 @@ impl Binding {
             path: None,
         }
     }
+
+    /// Whether it is for every program and every descendant: only then may a command have its value in its
+    /// environment, which all that it starts inherits.
+    pub fn may_be_inherited(&self) -> bool {
+        self.exe.is_empty() && self.descend == Descend::All
+    }
+}
+
+/// A file that is made of the values of several bindings: to open it is to open each of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenderedFile {
+    /// The bindings, by name. A grant may have one here that it has no file for.
+    pub bindings: BTreeMap<FileName, Binding>,
+    /// The environment variable that gets the file's path.
+    pub env_path: Option<String>,
+    /// Where a private mount lays the file.
+    pub path: Option<FilePath>,
 }
 
 /// In which user and pid namespaces a reader may be.
@@ -133,12 +154,51 @@ pub struct Grant {
     pub project: DirectoryName,
     /// What may be delivered: a snapshot of the trusted manifest.
     pub bindings: BTreeMap<FileName, Binding>,
+    /// The files that are made of several; each brings its own bindings.
+    pub files: BTreeMap<FileName, RenderedFile>,
     /// When it was made.
     pub created: Timestamp,
     /// When it ends by itself.
     pub expires: Option<Timestamp>,
     /// How often and for how long anything may be opened.
     pub limits: Limits,
+}
+
+impl Grant {
+    /// Every file, in the order of their names.
+    pub fn names(&self) -> impl Iterator<Item = &FileName> {
+        let (mut bindings, mut files) = (self.bindings.keys().peekable(), self.files.keys().peekable());
+        core::iter::from_fn(move || match (bindings.peek(), files.peek()) {
+            (Some(binding), Some(file)) if file < binding => files.next(),
+            (Some(_), _) => bindings.next(),
+            (None, _) => files.next(),
+        })
+    }
+
+    /// What stands behind a file: one binding, or those that it is made of.
+    pub fn behind(&self, file: &FileName) -> impl Iterator<Item = &Binding> {
+        let rendered = self.files.get(file).into_iter().flat_map(|rendered| rendered.bindings.values());
+        self.bindings.get(file).into_iter().chain(rendered)
+    }
+
+    /// Every binding, of files and of what they are made of; one can come more than once.
+    pub fn every_binding(&self) -> impl Iterator<Item = (&FileName, &Binding)> {
+        self.bindings.iter().chain(self.files.values().flat_map(|rendered| rendered.bindings.iter()))
+    }
+
+    /// The binding of this name: the file itself, or a part of the file `through`.
+    pub(crate) fn binding(&self, file: &FileName, through: Option<&FileName>) -> Option<&Binding> {
+        match through {
+            None => self.bindings.get(file),
+            Some(through) => self.files.get(through)?.bindings.get(file),
+        }
+    }
+
+    /// What bounds the opens of a binding, whichever file it is opened by.
+    pub(crate) fn limits_of(&self, binding: &FileName) -> Option<Limits> {
+        let mut parts = self.files.values().filter_map(|rendered| rendered.bindings.get(binding));
+        self.bindings.get(binding).or_else(|| parts.next()).map(|binding| binding.limits)
+    }
 }
 
 /// Why a grant ended.

@@ -13,8 +13,11 @@ mod process;
 mod program;
 mod time;
 
-pub use decide::{Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal};
-pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, Standing};
+pub use decide::{
+    Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal, decide_sizing,
+    decide_together,
+};
+pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, RenderedFile, Standing};
 pub use limits::{Descend, Limits, Uses};
 pub use names::{BadName, DirectoryName, FileName, FilePath, ProjectName, Reference, unprintable};
 pub use process::{Lineage, Namespaces, Pid, Process, Tid};

@@ -79,7 +79,7 @@ pub struct Uses {
 /// Whether one more open of `file` is within the limits of `grant` and of its binding.
 pub(crate) fn one_more(grant: &Grant, file: &FileName, uses: Uses, now: Timestamp) -> Result<(), Denial> {
     let since = uses.started.unwrap_or(grant.created);
-    let of_file = grant.bindings.get(file).map(|binding| (binding.limits, uses.of_file));
+    let of_file = grant.limits_of(file).map(|limits| (limits, uses.of_file));
     for (limits, opens) in [(grant.limits, uses.opens)].into_iter().chain(of_file) {
         if limits.for_first.is_some_and(|window| now >= since.after(window)) {
             return Err(Denial::WindowClosed);

@@ -62,6 +62,8 @@ struct Fields<'a> {
     #[serde(borrow)]
     op: Option<Text<'a>>,
     reference: Option<Text<'a>>,
+    #[serde(borrow)]
+    references: Option<Vec<Text<'a>>>,
     project: Option<Text<'a>>,
     file: Option<Text<'a>>,
     grant: Option<Text<'a>>,
@@ -157,6 +159,14 @@ impl<'a> Record<'a> {
         self.fields.version.as_ref().and_then(serde_json::Value::as_u64)
     }
 
+    /// Every secret that was delivered, with its version: a file can be made of several.
+    pub fn delivered(&self) -> Vec<(Cow<'_, str>, Option<u64>)> {
+        let several = self.fields.references.iter().flatten();
+        let several = several.filter_map(|named| shown(Some(named)).map(|named| with_version(&named)));
+        let one = self.reference().map(|reference| (reference, self.version()));
+        one.into_iter().chain(several.map(|(name, version)| (Cow::Owned(name), version))).collect()
+    }
+
     /// Whether it is a denial.
     pub fn is_denial(&self) -> bool {
         is_denial(self.fields.event.as_bytes())
@@ -190,6 +200,14 @@ impl<'a> Record<'a> {
     /// How many readers it stands for, where it sums them up.
     pub fn readers(&self) -> Option<u64> {
         self.fields.readers
+    }
+}
+
+/// `stripe/test_key@2`, as records of several secrets have it.
+fn with_version(named: &str) -> (String, Option<u64>) {
+    match named.rsplit_once('@') {
+        Some((name, version)) => (name.to_owned(), version.parse().ok()),
+        None => (named.to_owned(), None),
     }
 }
 
@@ -277,6 +295,8 @@ struct Sieve<'f> {
     since: Option<[u8; json::TIME_LEN]>,
     until: Option<[u8; json::TIME_LEN]>,
     needles: Vec<Finder<'static>>,
+    /// The secret as a record of one has it.
+    flat: Option<Finder<'static>>,
 }
 
 impl<'f> Sieve<'f> {
@@ -289,14 +309,15 @@ impl<'f> Sieve<'f> {
         let mut needles = Vec::new();
         needles.extend(filter.consumer.as_ref().map(|name| escaped(name)));
         needles.extend(grant.as_ref().map(|prefix| format!("\"grant\":\"{prefix}")));
-        needles.extend(filter.reference.as_ref().map(|name| format!("\"reference\":\"{name}\"")));
+        needles.extend(filter.reference.as_ref().map(|name| format!("\"{name}")));
         needles.extend(filter.project.as_ref().map(|name| format!("\"project\":\"{name}\"")));
-        needles.extend(filter.version.map(|version| format!("\"version\":{version},")));
         needles.extend(filter.event.as_ref().map(|name| format!("\"event\":{}", escaped_whole(name))));
         let needles = needles.iter().map(|needle| Finder::new(needle).into_owned()).collect();
+        let flat = filter.reference.as_ref().map(|name| format!("\"reference\":\"{name}\""));
+        let flat = flat.map(|needle| Finder::new(&needle).into_owned());
         let text = |time: Timestamp| json::utc(SystemTime::from(time));
         let (since, until) = (filter.since.map(text), filter.until.map(text));
-        Ok(Self { filter, grant, since, until, needles })
+        Ok(Self { filter, grant, since, until, needles, flat })
     }
 
     /// Only lines with the first needle are looked at, where there is one.
@@ -334,10 +355,13 @@ impl<'f> Sieve<'f> {
     }
 
     /// A text between quotes cannot hold a quote that is not escaped, so a needle with a key is that
-    /// member, except where a record has an object inside: a grant's bindings.
+    /// member, except where a record has an object inside: a grant's bindings. A list of secrets is looked into.
     fn passes(&self, shape: &Shape<'_>, text: &str) -> bool {
-        let exact = self.filter.consumer.is_none() && !shape.event.starts_with(b"grant.create\"");
-        if exact || self.needles.is_empty() {
+        let exact = self.filter.consumer.is_none()
+            && self.filter.version.is_none()
+            && !shape.event.starts_with(b"grant.create\"")
+            && self.flat.as_ref().is_none_or(|flat| flat.find(text.as_bytes()).is_some());
+        if exact || self.needles.is_empty() && self.filter.version.is_none() {
             return true;
         }
         serde_json::from_str::<Fields<'_>>(text).is_ok_and(|fields| self.fits(&fields))
@@ -348,14 +372,28 @@ impl<'f> Sieve<'f> {
             None => true,
             Some(wanted) => field.as_ref().is_some_and(|text| text.0 == wanted),
         };
-        same(&fields.reference, self.filter.reference.as_ref().map(Reference::as_str))
+        self.is_about(fields)
             && same(&fields.project, self.filter.project.as_ref().map(DirectoryName::as_str))
             && self.filter.event.as_deref().is_none_or(|event| fields.event == event)
-            && self.filter.version.is_none_or(|version| fields.version == Some(version.into()))
             && self.filter.consumer.as_deref().is_none_or(|name| is_consumer(fields, name))
             && self.grant.as_ref().is_none_or(|prefix| {
                 fields.grant.as_ref().is_some_and(|grant| grant.0.starts_with(prefix.as_str()))
             })
+    }
+}
+
+impl Sieve<'_> {
+    /// Whether it is about the secret, and the version of it, that is asked for.
+    fn is_about(&self, fields: &Fields<'_>) -> bool {
+        let version = self.filter.version;
+        let of_version = |own: Option<u64>| version.is_none() || own == version;
+        let own = fields.version.as_ref().and_then(serde_json::Value::as_u64);
+        let Some(wanted) = self.filter.reference.as_ref().map(Reference::as_str) else {
+            return of_version(own);
+        };
+        let one = fields.reference.as_ref().is_some_and(|text| text.0 == wanted) && of_version(own);
+        let mut several = fields.references.iter().flatten().map(|named| with_version(&named.0));
+        one || several.any(|(name, version)| name == wanted && of_version(version))
     }
 }
 

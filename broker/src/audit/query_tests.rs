@@ -187,6 +187,40 @@ fn versions_and_events_are_filters_too() {
 }
 
 #[test]
+fn every_secret_of_a_file_is_found_by_its_name_and_version() {
+    let (dir, scene) = (testing::dir(), Scene::new());
+    let log = AuditLog::open(dir.path()).unwrap();
+    let name = |name: &str| kin_policy::Reference::new(name).unwrap();
+    log.append(&scene.allow()).unwrap();
+    let references = [(name("api/key"), 3), (name("db/url"), 12), (name("db/url_other"), 1)];
+    log.append(&Event::AllowRendered {
+        grant: scene.grant,
+        project: &scene.project,
+        file: &scene.file,
+        references: &references,
+        elsewhere: false,
+        reader: scene.reader(204),
+    })
+    .unwrap();
+    let found = |text: &str, version| {
+        seqs(dir.path(), &Filter { reference: Some(name(text)), version, ..Filter::default() })
+    };
+    assert_eq!(found("db/url", None), [1, 2]);
+    assert_eq!((found("api/key", None), found("db/url_other", None)), (vec![2], vec![2]));
+    assert_eq!((found("db/url", Some(3)), found("db/url", Some(12))), (vec![1], vec![2]));
+    for (text, version) in [("db/url", Some(1)), ("api/key", Some(12)), ("db", None), ("url", None)] {
+        assert!(found(text, version).is_empty(), "{text} {version:?}");
+    }
+    assert_eq!(seqs(dir.path(), &Filter { version: Some(3), ..Filter::default() }), [1]);
+    query(dir.path(), &Filter { reference: Some(name("api/key")), ..Filter::default() }, |record| {
+        let delivered = record.delivered();
+        let delivered: Vec<_> = delivered.iter().map(|(name, version)| (&**name, *version)).collect();
+        assert_eq!(delivered, [("api/key", Some(3)), ("db/url", Some(12)), ("db/url_other", Some(1))]);
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_grants_bindings_are_no_fields_of_its_record() {
     let (dir, scene) = (testing::dir(), Scene::new());
     let log = AuditLog::open(dir.path()).unwrap();

@@ -17,6 +17,9 @@ const ANCESTORS: usize = 64;
 // Most bytes of a text once escaped. Any sum of them that one event can have fits into
 // `chain::MAX_LINE`; a test holds every event to that.
 const EXE: usize = 2048;
+// Less where a list of references needs the room; no file's name is longer (255 bytes of UTF-8).
+const RENDERED_EXE: usize = 1024;
+const RENDERED_FILE: usize = 768;
 const COMM: usize = 96;
 const FILE: usize = 1536;
 const NAME: usize = 512;
@@ -74,6 +77,8 @@ pub enum Event<'a> {
     },
     /// `open.allow`
     Allow {
+        /// How it is delivered: `Op::Open` or `Op::Env`.
+        op: Op,
         /// The grant that permits.
         grant: GrantId,
         /// The project's directory in the mount.
@@ -88,6 +93,32 @@ pub enum Event<'a> {
         elsewhere: bool,
         /// Who asked.
         reader: ReaderFacts<'a>,
+    },
+    /// `open.allow` of a file that is made of several secrets.
+    AllowRendered {
+        /// The grant that permits.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The file.
+        file: &'a FileName,
+        /// Every secret in it, with its version: all of one state of the vault.
+        references: &'a [(Reference, u64)],
+        /// The reader is in other namespaces than its grant, which every binding in it allows.
+        elsewhere: bool,
+        /// Who asked.
+        reader: ReaderFacts<'a>,
+    },
+    /// `file.render`: the broker made such a file for itself, to know its size.
+    Render {
+        /// The grant that has the file.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The file.
+        file: &'a FileName,
+        /// Every secret in it, with its version.
+        references: &'a [(Reference, u64)],
     },
     /// `vault.init`, `vault.write` and so on.
     Vault {
@@ -183,6 +214,7 @@ pub enum Op {
     Opendir,
     Lookup,
     Write,
+    Env,
 }
 
 impl Op {
@@ -196,6 +228,7 @@ impl Op {
             Self::Opendir => "opendir",
             Self::Lookup => "lookup",
             Self::Write => "write",
+            Self::Env => "env",
         }
     }
 
@@ -279,7 +312,8 @@ impl Event<'_> {
             Self::GrantCreate { .. } => "grant.create",
             Self::GrantEnd { ending: Ending::Revoked, .. } => "grant.revoke",
             Self::GrantEnd { .. } => "grant.expire",
-            Self::Allow { .. } => "open.allow",
+            Self::Allow { .. } | Self::AllowRendered { .. } => "open.allow",
+            Self::Render { .. } => "file.render",
             Self::Vault { change, .. } => change.event(),
             Self::Policy { change: PolicyChange::Trust, .. } => "policy.trust",
             Self::Policy { change: PolicyChange::Untrust, .. } => "policy.untrust",
@@ -309,8 +343,8 @@ impl Event<'_> {
                     out.word("reason", ending.as_str());
                 }
             }
-            Self::Allow { grant, project, file, reference, version, elsewhere, reader } => {
-                out.word("op", Op::Open.as_str());
+            Self::Allow { op, grant, project, file, reference, version, elsewhere, reader } => {
+                out.word("op", op.as_str());
                 out.word("project", project.as_str());
                 out.text("file", file.as_str().as_bytes(), FILE);
                 out.word("reference", reference.as_str());
@@ -320,6 +354,17 @@ impl Event<'_> {
                     out.flag("other_namespace", true);
                 }
                 reader.write(out);
+            }
+            Self::AllowRendered { grant, project, file, references, elsewhere, reader } => {
+                out.word("op", Op::Open.as_str());
+                write_rendered(out, grant, project, file, references);
+                if elsewhere {
+                    out.flag("other_namespace", true);
+                }
+                reader.write_within(out, RENDERED_EXE);
+            }
+            Self::Render { grant, project, file, references } => {
+                write_rendered(out, grant, project, file, references);
             }
             Self::Vault { reference, reason, .. } => {
                 write_optional(out, "reference", reference.map(Reference::as_str));
@@ -414,13 +459,33 @@ impl VaultChange {
     }
 }
 
+/// What is common to the records of a file that is made of several secrets. Their names are bounded where a
+/// manifest is read, and none is left out.
+fn write_rendered(
+    out: &mut Members<'_>,
+    grant: GrantId,
+    project: &DirectoryName,
+    file: &FileName,
+    references: &[(Reference, u64)],
+) {
+    out.word("project", project.as_str());
+    out.text("file", file.as_str().as_bytes(), RENDERED_FILE);
+    let named: Vec<_> = references.iter().map(|(name, version)| format!("\"{name}@{version}\"")).collect();
+    out.raw("references", format!("[{}]", named.join(",")).as_bytes());
+    write_grant_id(out, Some(grant));
+}
+
 impl ReaderFacts<'_> {
     fn write(&self, out: &mut Members<'_>) {
+        self.write_within(out, EXE);
+    }
+
+    fn write_within(&self, out: &mut Members<'_>, exe: usize) {
         out.maybe_number("tid", self.tid.map(|tid| tid.get().into()));
         out.maybe_number("tgid", self.process.map(|process| process.pid.get().into()));
         out.maybe_number("start", self.process.map(|process| process.start));
         out.maybe_number("uid", self.uid.map(u64::from));
-        out.maybe_text("exe", self.exe, EXE);
+        out.maybe_text("exe", self.exe, exe);
         out.text("comm", self.comm, COMM);
         out.0.extend_from_slice(self.chain.0.as_bytes());
     }

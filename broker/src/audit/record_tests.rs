@@ -52,6 +52,33 @@ fn a01_an_access_names_the_reader_in_full() {
 }
 
 #[test]
+fn an_open_of_several_secrets_names_each_of_them() {
+    let scene = Scene::new();
+    let references = [(scene.reference.clone(), 3), (Reference::new("api/key").unwrap(), 12)];
+    let (grant, project, file) = (scene.grant, &scene.project, &scene.file);
+    let reader = scene.reader(203);
+    let allow = said(&Event::AllowRendered {
+        grant,
+        project,
+        file,
+        references: &references,
+        elsewhere: false,
+        reader,
+    });
+    let render = said(&Event::Render { grant, project, file, references: &references });
+    for line in [&allow, &render] {
+        assert_eq!(line["references"], serde_json::json!(["db/url@3", "api/key@12"]));
+        assert_eq!((&line["file"], &line["grant"]), (&"DATABASE_URL".into(), &"ab".repeat(16).into()));
+        assert!(line.get("reference").is_none() && line.get("version").is_none());
+    }
+    assert_eq!(
+        (&allow["event"], &allow["op"], &allow["tid"]),
+        (&"open.allow".into(), &"open".into(), &203.into())
+    );
+    assert_eq!((&render["event"], render.get("tid")), (&"file.render".into(), None));
+}
+
+#[test]
 fn what_is_not_known_is_null() {
     let scene = Scene::new();
     let nobody = ReaderFacts {
@@ -153,8 +180,11 @@ proptest! {
             let name = format!("{}{n:02}", "\u{3000}".repeat(84));
             (FileName::new(name).unwrap(), binding.clone())
         }).collect();
+        // As much as a manifest may bind in one file: 3072 bytes, 14 beside each.
+        let fullest: Vec<_> = (0..11).map(|_| (reference.clone(), 9_999_999_999)).collect();
         for event in [
             Event::Allow {
+            op: Op::Open,
                 grant,
                 project: &project,
                 file: &file,
@@ -163,6 +193,15 @@ proptest! {
                 elsewhere: true,
                 reader,
             },
+            Event::AllowRendered {
+                grant,
+                project: &project,
+                file: &file,
+                references: &fullest,
+                elsewhere: true,
+                reader,
+            },
+            Event::Render { grant, project: &project, file: &file, references: &fullest },
             Event::GrantCreate {
                 grant,
                 project: &project,

@@ -58,6 +58,7 @@ impl Scene {
 
     pub(super) fn allow(&self) -> Event<'_> {
         Event::Allow {
+            op: Op::Open,
             grant: self.grant,
             project: &self.project,
             file: &self.file,

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::placeholders::Placeholder;
 
 /// Raised whenever a request or an answer changes its shape.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// What a keeper calls itself (`PR_SET_NAME`, at most 15 bytes).
 pub const KEEPER_COMM: &str = "kin-keeper";
@@ -152,6 +152,12 @@ pub enum Question {
     ServeMount {
         /// Who owns the files in it.
         owner: Owner,
+    },
+    /// One value for the environment of the command that asks, before it is executed; the value travels as the
+    /// value. → `()`.
+    EnvironmentValue {
+        /// The file that it is the value of.
+        file: FileName,
     },
     /// The keeper has forked its command, and lets it go once this is answered. → `()`.
     CommandStarted {
@@ -318,6 +324,27 @@ pub struct ManifestInfo {
     pub trust: TrustState,
     /// Its bindings, and whether the vault has what they name (`None` while it is locked).
     pub bindings: Vec<BindingInfo>,
+    /// The files that it makes of several bindings.
+    pub files: Vec<RenderedInfo>,
+    /// Variables that a command does not inherit.
+    pub scrub: Vec<String>,
+}
+
+/// One file of a manifest that is made of several bindings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RenderedInfo {
+    /// The file.
+    pub file: FileName,
+    /// Its format, or `template`.
+    pub format: String,
+    /// The bindings that it is made of.
+    pub uses: Vec<FileName>,
+    /// Where a private mount lays it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<FilePath>,
+    /// The variable that gets its path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_path: Option<String>,
 }
 
 /// One binding of a manifest.
@@ -330,6 +357,9 @@ pub struct BindingInfo {
     /// Where a private mount lays it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<FilePath>,
+    /// The variable of the command that gets the value itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_value: Option<String>,
     /// Whether the vault has it; `None` while the vault is locked.
     pub present: Option<bool>,
     /// In which namespaces a reader may be.
@@ -389,6 +419,9 @@ pub struct GrantRequest {
     /// Opens of single files, at most: beside what the manifest says.
     #[serde(default)]
     pub max_opens_of: Vec<(FileName, u64)>,
+    /// Variables of the command that get the values of these secrets, beside what the manifest says.
+    #[serde(default)]
+    pub values: Vec<(String, Reference)>,
     /// The front that the keeper answers to: the keeper's parent.
     pub front: u32,
     /// The command, for `kin status`: escaped text, never a record.
@@ -427,6 +460,15 @@ pub struct Granted {
     pub directory: PathBuf,
     /// Variables for the command, and the files in `directory` whose paths they get.
     pub environment: Vec<(String, FileName)>,
+    /// Variables for the command, and the files whose values it asks for itself.
+    #[serde(default)]
+    pub values: Vec<(String, FileName)>,
+    /// Variables that the command does not inherit.
+    #[serde(default)]
+    pub scrub: Vec<String>,
+    /// Nobody has been warned yet of these values in an environment.
+    #[serde(default)]
+    pub warn_of_values: bool,
     /// How its private mount is to be made, where one was asked for.
     #[serde(default)]
     pub private: Option<PrivateGranted>,

@@ -165,6 +165,17 @@ impl Vault {
         self.open_version(reference, self.current(reference).ok_or_else(|| missing(reference))?)
     }
 
+    /// Opens the current version of one of the secrets that `permit` names.
+    ///
+    /// # Errors
+    /// As [`Self::unseal`].
+    pub fn unseal_of(&self, permit: &Logged<Permit>, reference: &Reference) -> Result<Plaintext> {
+        if !permit.get().references().contains(reference) {
+            return Err(Error::internal("unseal a value", "the permit is for others"));
+        }
+        self.open_version(reference, self.current(reference).ok_or_else(|| missing(reference))?)
+    }
+
     /// Opens one version of the secret that `permit` names; `now` is in seconds of Unix time.
     ///
     /// # Errors

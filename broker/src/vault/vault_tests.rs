@@ -179,6 +179,7 @@ fn a_permit_to_look_opens_nothing() {
         root,
         project: project.clone(),
         bindings: BTreeMap::new(),
+        files: BTreeMap::new(),
         created: Timestamp::from_nanos(0),
         expires: None,
         limits: Limits::default(),
@@ -191,6 +192,7 @@ fn a_permit_to_look_opens_nothing() {
         exe: None,
         project: &project,
         file: None,
+        through: None,
     };
     let standing = Standing {
         grant: &grant,

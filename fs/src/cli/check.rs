@@ -5,7 +5,7 @@ use kin_broker::control::protocol::{BindingInfo, ManifestInfo, TrustState};
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result};
 
-use super::{Format, connect, output, project, restrictions, trust};
+use super::{Format, connect, output, project, rendered, restrictions, trust};
 
 /// Say what this project binds, and what the vault lacks
 ///
@@ -21,6 +21,15 @@ use super::{Format, connect, output, project, restrictions, trust};
   token = { ref = \"git/token\", exe = { path = \"/usr/bin/git\", sha256 = \"...\" } }
   cache = { ref = \"cache/key\", namespaces = \"any\" }    # also from containers in the tree
   aws = { ref = \"aws/credentials\", path = \"~/.aws/credentials\" }   # there with kin run --private
+  gh = { ref = \"git/token\", env_value = \"GH_TOKEN\" }   # the value itself in the environment
+  [files.\".env\"]                    # made of bindings, at each open
+  format = \"dotenv\"                 # json, yaml, toml, aws-credentials, netrc, pgpass, npmrc, ...
+  select = [\"DATABASE_URL\"]
+  path = \".env\"
+  [files.\"app.conf\"]
+  template = \"\"\"
+  url = {{ DATABASE_URL | json }}
+  \"\"\"
 
 Examples:
   kin check
@@ -89,6 +98,9 @@ fn description(manifest: &ManifestInfo) -> String {
         for line in restrictions::lines(binding) {
             text += &format!("{} {line}\n", binding.file);
         }
+    }
+    for line in rendered::lines(manifest) {
+        text += &format!("{line}\n");
     }
     text
 }

@@ -1,6 +1,7 @@
 //! `kin run`: a command that may read this project's secrets.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use kin_broker::{Error, Result, limits};
 use kin_fs::run::{RunOptions, run};
 use kin_policy::{FileName, Limits};
 
+use super::env_file::{self, Variables};
 use super::{bad_usage, connect, duration, output, project, unlock};
 
 /// Run a command that may read this project's secrets
@@ -27,6 +29,7 @@ use super::{bad_usage, connect, duration, output, project, unlock};
   kin run --only DATABASE_URL --ttl 10m -- ./migrate.sh
   kin run --max-opens DATABASE_URL=1 --for-first 30s -- ./server
   kin run --private -- aws s3 ls
+  kin run --env-file dev.env -- ./server
   kin run -- sh -c 'psql \"$(cat \"$KIN_DIR/DATABASE_URL\")\"'")]
 pub(super) struct Arguments {
     /// Grant only these files of the project, instead of all
@@ -41,6 +44,10 @@ pub(super) struct Arguments {
     /// Permit opens only this long after the start of the command: written as for --ttl
     #[arg(long, value_name = "D", allow_hyphen_values = true)]
     for_first: Option<OsString>,
+    /// Set variables for the command alone, from a file like .env: NAME=value, or NAME=kin://REF for the value of
+    /// a secret that the project binds; repeatable
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
     /// End the grant when the command ends, though its descendants go on
     #[arg(long)]
     end_with_child: bool,
@@ -64,12 +71,15 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
         arguments.only.map(|names| names.into_iter().map(FileName::new).collect::<Result<Vec<_>, _>>());
     let MaxOpens { in_all, of_files } = max_opens(&arguments.max_opens)?;
     let for_first = arguments.for_first.as_deref().map(duration::window).transpose()?;
+    let Variables { plain, references } = env_file::read(&arguments.env_file)?;
     Ok(RunOptions {
         command: arguments.command,
         only: only.transpose()?,
         ttl: arguments.ttl.as_deref().map(duration::ttl).transpose()?,
         limits: Limits { max_opens: in_all, for_first },
         max_opens_of: of_files,
+        variables: plain,
+        values: references,
         end_with_child: arguments.end_with_child,
         private: arguments.private,
         project_directory: project::directory()?,

@@ -7,7 +7,7 @@ use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result};
 
 use super::terminal::{Terminal, confirmation_needed};
-use super::{Format, bad_usage, connect, output, project, restrictions, unlock};
+use super::{Format, bad_usage, connect, output, project, rendered, restrictions, unlock};
 
 /// Trust this project's kin.toml as it is now
 ///
@@ -97,7 +97,7 @@ fn say(arguments: &Arguments, manifest: &ManifestInfo, what: &str) -> Result<()>
             output::line(&format!("  {} {line}", binding.file))?;
         }
     }
-    Ok(())
+    rendered::lines(manifest).iter().try_for_each(|line| output::line(&format!("  {line}")))
 }
 
 /// What a person agrees to.
@@ -119,6 +119,9 @@ fn description(manifest: &ManifestInfo, directories: &Directories) -> String {
         for line in restrictions::lines(binding) {
             text += &format!("             {line}\n");
         }
+    }
+    for line in rendered::lines(manifest) {
+        text += &format!("           {line}\n");
     }
     if let TrustState::Changed { diff } = &manifest.trust {
         text += "\nIt has changed since it was trusted:\n";

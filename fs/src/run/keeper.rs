@@ -23,7 +23,7 @@ use super::link::{Order, Report, wait_readable};
 use super::signals::Signals;
 use super::spawn::{Failed, Waiting};
 use super::status::{self, Ended};
-use super::{Start, descriptors, private, spawn};
+use super::{Start, complain, descriptors, private, spawn, values};
 
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);
@@ -90,7 +90,11 @@ impl<'a> Keeper<'a> {
     /// From the question for a grant to a command that runs.
     fn start(start: &Start<'a>, link: &UnixStream) -> Result<Self, NoKeeper> {
         let (signals, ignores_children) = become_keeper()?;
-        let (mut client, granted) = ask_for_grant(start, link)?;
+        let (mut client, mut granted) = ask_for_grant(start, link)?;
+        give_way(&mut granted, start);
+        if granted.warn_of_values && !granted.values.is_empty() {
+            complain(&values::warning(&granted));
+        }
         let broker = Broker::behind(&client, start.directories)?;
         let command = start_command(start, link, &mut client, &granted, ignores_children)
             .inspect_err(|_| broker.finish(Ending::TreeExit))?;
@@ -286,6 +290,15 @@ fn ask_for_grant(start: &Start, link: &UnixStream) -> Result<(Client, Granted), 
     }
 }
 
+/// What the person who starts the command says of a variable goes before what the manifest says.
+fn give_way(granted: &mut Granted, start: &Start) {
+    let options = start.options;
+    let plain = |name: &str| options.variables.iter().any(|(other, _)| other == name);
+    let asked = |name: &str| options.values.iter().any(|(other, _)| other == name);
+    granted.environment.retain(|(name, _)| !plain(name) && !asked(name));
+    granted.values.retain(|(name, _)| !plain(name));
+}
+
 fn grant_request(start: &Start) -> GrantRequest {
     let options = start.options;
     GrantRequest {
@@ -294,6 +307,7 @@ fn grant_request(start: &Start) -> GrantRequest {
         ttl_ms: options.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         limits: options.limits,
         max_opens_of: options.max_opens_of.clone(),
+        values: options.values.clone(),
         front: start.front,
         command: status::shown(&options.command),
         end_with_child: options.end_with_child,
@@ -311,7 +325,7 @@ fn start_command(
 ) -> Result<u32, NoKeeper> {
     let command = command(start, granted, ignores_children);
     let keepers = [link.as_raw_fd(), broker.stream().as_raw_fd()];
-    let started = match spawn::fork(command, &keepers, granted) {
+    let started = match spawn::fork(command, &keepers, start.directories, granted) {
         Ok(waiting) => {
             wait_readable([Some(waiting.gate()), Some(link)], Some(GRANT_DEADLINE));
             make_ready(broker, &waiting, granted)?;
@@ -350,7 +364,12 @@ fn make_ready(broker: &mut Client, waiting: &Waiting, granted: &Granted) -> Resu
 fn command(start: &Start, granted: &Granted, ignores_children: bool) -> Command {
     let mut words = start.options.command.iter();
     let mut command = Command::new(words.next().map(OsString::as_os_str).unwrap_or_default());
-    command.args(words).env("KIN_DIR", &granted.directory);
+    command.args(words);
+    for name in &granted.scrub {
+        command.env_remove(name);
+    }
+    command.envs(start.options.variables.iter().map(|(name, value)| (name, value)));
+    command.env("KIN_DIR", &granted.directory);
     let paths = granted.environment.iter().map(|(name, file)| (name, granted.directory.join(file.as_str())));
     command.envs(paths);
     child::start_with_signals(&mut command, start.mask, ignores_children);

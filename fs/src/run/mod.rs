@@ -14,7 +14,7 @@ use kin_broker::control::Client;
 use kin_broker::paths::Directories;
 use kin_broker::sys::{child, process};
 use kin_broker::{Class, Error, Result};
-use kin_policy::{FileName, Limits};
+use kin_policy::{FileName, Limits, Reference};
 use nix::sys::signal::SigSet;
 use nix::unistd::ForkResult;
 
@@ -27,6 +27,7 @@ mod private;
 mod signals;
 mod spawn;
 mod status;
+mod values;
 
 pub use private::try_namespaces;
 
@@ -43,6 +44,10 @@ pub struct RunOptions {
     pub limits: Limits,
     /// Opens of single files, at most.
     pub max_opens_of: Vec<(FileName, u64)>,
+    /// Variables of the command, as they are.
+    pub variables: Vec<(OsString, OsString)>,
+    /// Variables of the command that get the values of these secrets.
+    pub values: Vec<(String, Reference)>,
     /// The grant ends with the command, not with its tree.
     pub end_with_child: bool,
     /// The command gets a mount namespace of its own, with files at their real paths.

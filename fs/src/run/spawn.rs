@@ -9,13 +9,14 @@ use std::process::Command;
 
 use kin_broker::control::protocol::Granted;
 use kin_broker::control::{read_frame, write_frame};
+use kin_broker::paths::Directories;
 use kin_broker::sys::{process, socket};
 use kin_broker::{Error, Result};
 use nix::sys::prctl;
 use nix::unistd::{ForkResult, Pid, close};
 use serde::{Deserialize, Serialize};
 
-use super::private;
+use super::{private, values};
 
 /// The one byte that lets it go.
 const GO: &[u8] = b"g";
@@ -62,25 +63,38 @@ pub(super) struct Waiting {
 ///
 /// # Errors
 /// Those of fork(2) and socketpair(2).
-pub(super) fn fork(command: Command, keepers: &[RawFd], granted: &Granted) -> io::Result<Waiting> {
+pub(super) fn fork(
+    command: Command,
+    keepers: &[RawFd],
+    directories: &Directories,
+    granted: &Granted,
+) -> io::Result<Waiting> {
     let (gate, childs) = UnixStream::pair()?;
     match process::fork_single_threaded()? {
         ForkResult::Parent { child } => Ok(Waiting { child: Some(child), gate }),
         ForkResult::Child => {
             drop(gate);
-            become_command(command, keepers, childs, granted)
+            become_command(command, keepers, childs, directories, granted)
         }
     }
 }
 
 /// It holds nothing of the keeper's by the time it can be looked at: the broker has to see what a process
 /// that is not dumpable hides (its namespaces, proc_pid_ns(5)).
-fn become_command(mut command: Command, keepers: &[RawFd], gate: UnixStream, granted: &Granted) -> ! {
+fn become_command(
+    mut command: Command,
+    keepers: &[RawFd],
+    gate: UnixStream,
+    directories: &Directories,
+    granted: &Granted,
+) -> ! {
     for fd in keepers {
         let _ = close(*fd);
     }
     let _ = prctl::set_dumpable(true);
-    let word = match make_ready(&gate, granted) {
+    let ready =
+        make_ready(&gate, granted).and_then(|()| values::put_into(&mut command, directories, granted));
+    let word = match ready {
         Ok(()) => Word::NotExecuted(command.exec().raw_os_error().unwrap_or(0)),
         Err(error) => Word::Refused(error),
     };

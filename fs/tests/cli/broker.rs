@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use kin_broker::control::protocol::{
     Answer, AuditStatus, BindingInfo, BrokerStatus, FileEdges, GrantStatus, Hello, KeyMethod, Left,
-    ManifestInfo, MountStatus, Question, Request, SecretInfo, Status, TreeProcess, TrustState, VaultMade,
-    VaultStatus, Withdrawn,
+    ManifestInfo, MountStatus, Question, RenderedInfo, Request, SecretInfo, Status, TreeProcess, TrustState,
+    VaultMade, VaultStatus, Withdrawn,
 };
 use kin_broker::control::{read_frame, write_frame};
 use kin_broker::{Class, Error, Plaintext};
@@ -135,6 +135,7 @@ impl Scene {
             file: file.parse().unwrap(),
             reference: reference.parse().unwrap(),
             path: None,
+            env_value: (file == "tls.key").then(|| "TLS_KEY".to_owned()),
             present: (!self.locked).then_some(present),
             namespaces: kin_policy::Reach::Same,
             exe: Vec::new(),
@@ -153,6 +154,14 @@ impl Scene {
                 binding("DATABASE_URL", "db/url", true),
                 binding("tls.key", "tls/key", !self.lacks),
             ],
+            files: vec![RenderedInfo {
+                file: ".env".parse().unwrap(),
+                format: "dotenv".into(),
+                uses: vec!["DATABASE_URL".parse().unwrap()],
+                path: Some(".env".parse().unwrap()),
+                env_path: Some("ENV_FILE".into()),
+            }],
+            scrub: vec!["DATABASE_URL".into()],
         }
     }
 

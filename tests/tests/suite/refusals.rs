@@ -45,6 +45,8 @@ fn every_refusal_is_one_line_and_a_hint_as_agreed() {
     ask(&[(&["run", "--", "true"], None)]);
     world.manifest("schema = 1\n[project]\nname = \"api\"\n[binding]\n");
     ask(&[(&["run", "--", "true"], None)]);
+    world.manifest("schema = 1\n[project]\nname = \"api\"\n[files.x]\ntemplate = \"{{ NONE }}\"\n");
+    ask(&[(&["run", "--", "true"], None)]);
     std::fs::remove_file(world.path("project/kin.toml")).expect("the manifest");
     ask(&[(&["run", "--", "true"], None)]);
     world.kin(["lock"]).run().exits(0);

@@ -77,6 +77,10 @@ fn syslog(record: &Record<'_>, host: &str) -> String {
     let host = if host.is_empty() { "-".to_owned() } else { host };
     let mut line = format!("<{priority}>1 {:.6} {host} kin - {} [kin@32473", record.time(), record.event());
     let pid = record.pid().map(|pid| pid.to_string());
+    let several = record.delivered().into_iter().filter(|_| record.reference().is_none());
+    let several: Vec<_> =
+        several.map(|(name, version)| format!("{name}@{}", version.unwrap_or_default())).collect();
+    let references = (!several.is_empty()).then(|| several.join(",").into());
     let seq = record.seq().to_string();
     for (name, value) in [
         ("seq", Some(seq.into())),
@@ -84,6 +88,7 @@ fn syslog(record: &Record<'_>, host: &str) -> String {
         ("project", record.project()),
         ("file", record.file()),
         ("reference", record.reference()),
+        ("references", references),
         ("pid", pid.map(Into::into)),
         ("comm", record.comm()),
         ("reason", record.reason()),

@@ -1,5 +1,6 @@
 //! `kin audit --exposed`: who was delivered a value, and so has to be thought of when it leaked.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -47,14 +48,18 @@ pub(super) fn answer(directories: &Directories, filter: Filter, json: bool) -> R
     let asked = filter.version;
     // What a person was shown has no version: it may have been any.
     let filter = Filter { version: None, denied: false, ..filter };
+    let wanted = filter.reference.as_ref().map(ToString::to_string);
     audit::query(&directories.state, &filter, |record| {
-        let delivered = match record.event() {
-            "open.allow" => asked.is_none() || asked == record.version(),
-            "vault.reveal" => true,
-            _ => false,
-        };
-        if delivered {
-            note(&mut receivers, record);
+        let own = |(name, _): &(Cow<'_, str>, _)| wanted.as_deref().is_none_or(|wanted| name == wanted);
+        for (_, version) in record.delivered().into_iter().filter(own) {
+            let delivered = match record.event() {
+                "open.allow" => asked.is_none() || asked == version,
+                "vault.reveal" => true,
+                _ => false,
+            };
+            if delivered {
+                note(&mut receivers, record, version);
+            }
         }
     })?;
     let rows: Vec<_> = receivers.iter().map(|(receiver, received)| Row { receiver, received }).collect();
@@ -72,11 +77,11 @@ pub(super) fn answer(directories: &Directories, filter: Filter, json: bool) -> R
     output::print(&output::table(&head, rows.iter().map(shown)))
 }
 
-fn note(receivers: &mut BTreeMap<Receiver, Received>, record: &Record<'_>) {
+fn note(receivers: &mut BTreeMap<Receiver, Received>, record: &Record<'_>, version: Option<u64>) {
     let owned = |text: Option<std::borrow::Cow<'_, str>>| text.map(|text| text.into_owned());
     let revealed = record.event() == "vault.reveal";
     let receiver = Receiver {
-        version: record.version(),
+        version,
         project: owned(record.project()),
         grant: owned(record.grant()),
         program: owned(record.exe()),

@@ -37,12 +37,17 @@ pub(super) fn what(record: &Record<'_>) -> String {
         (Some(project), Some(file)) => format!("{project}/{file}"),
         (project, _) => text(project.or_else(|| record.reference())),
     };
-    match record.reference() {
-        Some(reference) if !what.is_empty() && what != reference => match record.version() {
-            Some(version) => format!("{what} ({reference}@{version})"),
-            None => format!("{what} ({reference})"),
-        },
-        _ => what,
+    let named: Vec<_> = record
+        .delivered()
+        .into_iter()
+        .map(|(name, version)| match version {
+            Some(version) => format!("{name}@{version}"),
+            None => name.into_owned(),
+        })
+        .collect();
+    match named.join(", ") {
+        named if named.is_empty() || what.is_empty() || what == named => what,
+        named => format!("{what} ({named})"),
     }
 }
 

@@ -44,6 +44,7 @@ impl Check {
             root: process,
             project: self.project.clone(),
             bindings: [(self.file.clone(), Binding::plain(reference))].into_iter().collect(),
+            files: Default::default(),
             created: clock::now(),
             expires: None,
             limits: Limits::default(),
@@ -75,6 +76,7 @@ impl Check {
             exe: None,
             project: &self.project,
             file: Some(&self.file),
+            through: None,
         };
         let around = live.around(request.file);
         let decision = decide(&request, &[live.standing(request.file, &around)], clock::now());

@@ -72,6 +72,7 @@ fn ask(directory: &Path, front: u32) -> kin_broker::Result<(OwnedFd, Granted)> {
         ttl_ms: None,
         limits: Default::default(),
         max_opens_of: Default::default(),
+        values: Default::default(),
         front,
         command: vec![format!("load {}", getpid())],
         end_with_child: false,
