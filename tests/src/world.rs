@@ -267,6 +267,18 @@ impl World {
         self.kin(["set", reference, "--stdin"]).input(value).run().exits(0);
     }
 
+    /// Stores these bytes, whatever they are.
+    ///
+    /// # Panics
+    /// Where `kin set` fails.
+    pub fn set_from_file(&self, reference: &str, value: &[u8]) {
+        let file = self.path("value");
+        std::fs::write(&file, value).expect("a file");
+        let arguments = ["set".as_ref(), reference.as_ref(), "--from-file".as_ref(), file.as_os_str()];
+        self.kin(arguments).run().exits(0);
+        std::fs::remove_file(&file).expect("removed");
+    }
+
     /// The bytes that [`Self::secret`] stored last.
     ///
     /// # Panics

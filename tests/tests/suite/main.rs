@@ -31,9 +31,11 @@ mod attacks;
 mod cli;
 mod costs;
 mod edges;
+mod environment;
 mod grants;
 mod private;
 mod refusals;
+mod rendered;
 mod semantics;
 mod story;
 
