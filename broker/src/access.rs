@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Exe, FileName, GrantId, Lineage, Namespaces, Permit, Reach,
-    Reader, Reference, Request, Standing, Tid, Unidentified, decide,
+    Action, Decision, Denial, DirectoryName, Exe, FileName, GrantId, Lineage, Namespaces, PageCache, Permit,
+    Reach, Reader, Reference, Request, Standing, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
@@ -215,7 +215,7 @@ impl Broker {
             Some(rendered) => rendered.render(&live.grant, file, &vault, &logged)?,
             None => vault.unseal(&logged).map_err(|error| unsealing(&error))?,
         };
-        let delivery = Delivery::new(live, project.clone(), file.clone(), value);
+        let delivery = Delivery::new(live, file.clone(), versions, value);
         self.autolock.used(&delivery);
         Ok(delivery)
     }
@@ -269,10 +269,15 @@ impl Broker {
         &self,
         caller: Caller,
         delivery: &'d Delivery,
-        page_cache: bool,
+        page_cache: PageCache,
         exe: Option<Exe>,
     ) -> Result<Reading<'d>, Halt> {
         let (project, file) = (&delivery.project, Some(&delivery.file));
+        // All handles of a file fill one cache: what is in it is of one version, the newest.
+        let page_cache = match page_cache {
+            PageCache::Private if !self.is_newest(delivery) => PageCache::Shared,
+            page_cache => page_cache,
+        };
         let action = Action::Read { opened_under: delivery.live.grant.id, page_cache };
         let mut judged = self.judge(caller, action, project, file, exe);
         if let Some(unhashed) = judged.unhashed.take() {
@@ -280,6 +285,13 @@ impl Broker {
         }
         let _ = self.permit_of(&judged, caller, project, file, Op::Read)?;
         delivery.reading().ok_or_else(|| withheld(&delivery.live).into())
+    }
+
+    fn is_newest(&self, delivery: &Delivery) -> bool {
+        let newest = |vault: Arc<Vault>| {
+            delivery.versions.iter().all(|(reference, version)| vault.version(reference) == Some(*version))
+        };
+        self.vault().is_some_and(newest)
     }
 
     fn permitted(

@@ -99,7 +99,7 @@ impl House {
             &FileName::new(file).unwrap(),
             exe,
         )?;
-        let reading = self.broker.read(caller, &delivery, false, exe)?;
+        let reading = self.broker.read(caller, &delivery, PageCache::Unused, exe)?;
         Ok(reading.whole().to_vec())
     }
 
@@ -196,11 +196,14 @@ fn an_open_handle_stops_reading_when_its_grant_ends() {
         let caller = Caller { tid: tree.leaf, uid: 0, mount: None };
         let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DB").unwrap());
         let delivery = house.broker.open(caller, &project, &file, None).unwrap();
-        assert!(house.broker.read(caller, &delivery, false, None).is_ok());
+        assert!(house.broker.read(caller, &delivery, PageCache::Unused, None).is_ok());
         assert!(house.broker.withdraw(&live, Ending::Revoked));
         assert!(!house.broker.withdraw(&live, Ending::TtlExpired), "a grant ends once");
         let revoked = Refusal::Denied(Denial::Ended(Ending::Revoked));
-        assert_eq!(house.broker.read(caller, &delivery, false, None).err().map(refusal), Some(revoked));
+        assert_eq!(
+            house.broker.read(caller, &delivery, PageCache::Unused, None).err().map(refusal),
+            Some(revoked)
+        );
         assert!(delivery.reading().is_none(), "the value is wiped");
         assert_eq!(house.open(tree.leaf, "DB"), Err(revoked));
         assert_eq!((house.events("grant.revoke"), house.events("read.deny")), (1, 1));
@@ -223,8 +226,7 @@ fn a_delivery_that_comes_after_the_withdrawal_is_wiped_at_once() {
     let tree = Tree::new();
     let live = house.grant(&tree, None).unwrap();
     house.broker.withdraw(&live, Ending::Revoked);
-    let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DB").unwrap());
-    let late = Delivery::new(live, project, file, Plaintext::copy_of(VALUE));
+    let late = Delivery::new(live, FileName::new("DB").unwrap(), Vec::new(), Plaintext::copy_of(VALUE));
     assert!(late.reading().is_none());
 }
 
@@ -242,19 +244,19 @@ fn b01_a_descriptor_that_was_passed_on_reads_nothing() {
         let foreign = Caller { tid: other.leaf, uid: 0, mount: None };
         let denied = |denial| Some(Refusal::Denied(denial));
         assert_eq!(
-            house.broker.read(foreign, &delivery, false, None).err().map(refusal),
+            house.broker.read(foreign, &delivery, PageCache::Unused, None).err().map(refusal),
             denied(Denial::ForeignReader)
         );
         let outsider = Caller { tid: std::process::id(), uid: 0, mount: None };
         assert_eq!(
-            house.broker.read(outsider, &delivery, false, None).err().map(refusal),
+            house.broker.read(outsider, &delivery, PageCache::Unused, None).err().map(refusal),
             denied(Denial::ForeignReader)
         );
         assert_eq!(
-            house.broker.read(caller, &delivery, true, None).err().map(refusal),
+            house.broker.read(caller, &delivery, PageCache::Shared, None).err().map(refusal),
             denied(Denial::PageCacheFill)
         );
-        assert!(house.broker.read(caller, &delivery, false, None).is_ok());
+        assert!(house.broker.read(caller, &delivery, PageCache::Unused, None).is_ok());
     }
 }
 
@@ -424,7 +426,7 @@ fn d07_a_vault_that_locked_itself_suspends_its_grants_until_a_person_unlocks() {
 
     let waits = Refusal::Denied(Denial::Suspended);
     assert_eq!(house.open(tree.leaf, "DB"), Err(waits));
-    assert_eq!(house.broker.read(caller, &delivery, false, None).err().map(refusal), Some(waits));
+    assert_eq!(house.broker.read(caller, &delivery, PageCache::Unused, None).err().map(refusal), Some(waits));
     assert_eq!(house.broker.look_at_file(caller, &project, &file, Op::Getattr), Err(waits));
     assert_eq!(house.open(tree.leaf, "NONE"), Err(Refusal::Denied(Denial::NoBinding)));
     assert_eq!(house.broker.names(caller, &project).unwrap().len(), 2);
@@ -438,7 +440,7 @@ fn d07_a_vault_that_locked_itself_suspends_its_grants_until_a_person_unlocks() {
     house.broker.unlock(Asker::Person, None, None).unwrap();
     assert_eq!(house.open(tree.leaf, "DB").unwrap(), VALUE);
     assert_eq!(
-        house.broker.read(caller, &delivery, false, None).err().map(refusal),
+        house.broker.read(caller, &delivery, PageCache::Unused, None).err().map(refusal),
         Some(waits),
         "its value is gone"
     );

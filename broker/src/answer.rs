@@ -177,6 +177,7 @@ impl Broker {
                 reference: binding.reference.clone(),
                 path: binding.path.clone(),
                 env_value: binding.env_value.clone(),
+                mmap: binding.mmap,
                 namespaces: binding.namespaces,
                 exe: binding.exe.iter().map(pin).collect(),
                 present: info.as_ref().map(Option::is_some),

@@ -120,6 +120,7 @@ impl Broker {
         let _ = self.record(&Event::GrantEnd { grant: live.grant.id, project: &live.grant.project, ending });
         self.grants.forget_deadline(&live.grant);
         live.wipe_deliveries();
+        live.unmap();
         for inner in live.inner() {
             self.withdraw(&inner, ending);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kin_policy::{DirectoryName, FileName};
+use kin_policy::{DirectoryName, FileName, Reference};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::grants::LiveGrant;
@@ -18,6 +18,8 @@ pub struct Delivery {
     pub project: DirectoryName,
     /// The file.
     pub file: FileName,
+    /// The secrets that it is of, and their versions.
+    pub versions: Vec<(Reference, u64)>,
     number: AtomicU64,
     value: RwLock<Held>,
 }
@@ -50,10 +52,16 @@ impl Reading<'_> {
 }
 
 impl Delivery {
-    /// A value delivered under `live`.
-    pub fn new(live: Arc<LiveGrant>, project: DirectoryName, file: FileName, value: Plaintext) -> Arc<Self> {
-        let value = RwLock::new(Held(Some(value)));
-        let delivery = Arc::new(Self { live: live.clone(), project, file, number: AtomicU64::new(0), value });
+    /// A value of these versions, delivered under `live`.
+    pub fn new(
+        live: Arc<LiveGrant>,
+        file: FileName,
+        versions: Vec<(Reference, u64)>,
+        value: Plaintext,
+    ) -> Arc<Self> {
+        let (number, value) = (AtomicU64::new(0), RwLock::new(Held(Some(value))));
+        let project = live.grant.project.clone();
+        let delivery = Arc::new(Self { live: live.clone(), project, file, versions, number, value });
         live.delivered(&delivery);
         delivery
     }

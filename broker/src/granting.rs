@@ -298,6 +298,7 @@ impl<'a> Outer<'a> {
         let restricted = own.namespaces == binding.namespaces && own.exe == binding.exe;
         own.reference == binding.reference
             && restricted
+            && (own.mmap || !binding.mmap)
             && own.descend == Descend::All
             && (self.same_namespaces || own.namespaces == Reach::Any)
     }

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::delivery::Delivery;
 use crate::identity::{Held, Identity, Roots};
+use crate::private::Mapped;
 use crate::rendered::Rendered;
 
 /// The most grants that stand at once.
@@ -70,6 +71,7 @@ pub struct LiveGrant {
     has_inner: AtomicBool,
     inner: Mutex<Vec<Weak<LiveGrant>>>,
     mounted: AtomicBool,
+    mapped: OnceLock<Box<dyn Mapped>>,
     rendered: BTreeMap<FileName, Rendered>,
 }
 
@@ -103,6 +105,7 @@ impl LiveGrant {
             has_inner: AtomicBool::new(false),
             inner: Mutex::new(Vec::new()),
             mounted: AtomicBool::new(false),
+            mapped: OnceLock::new(),
             rendered: BTreeMap::new(),
         }
     }
@@ -126,6 +129,19 @@ impl LiveGrant {
     /// Notes that its private mount is served; `false` where it had one already.
     pub fn mounted(&self) -> bool {
         !self.mounted.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes what its private mount may have in the page cache.
+    pub fn mapped_by(&self, mapped: Box<dyn Mapped>) {
+        let _ = self.mapped.set(mapped);
+    }
+
+    /// Empties the page cache of the private mount that its tree sees.
+    pub(crate) fn unmap(&self) {
+        let outwards = std::iter::successors(Some(self), |live| live.outer.as_deref());
+        if let Some(mapped) = outwards.filter_map(|live| live.mapped.get()).next() {
+            mapped.unmap();
+        }
     }
 
     /// Remembers a grant that was made inside this one's tree.

@@ -44,5 +44,5 @@ pub use broker::Broker;
 pub use delivery::{Delivery, Reading};
 pub use error::{Class, Error, Result, describe};
 pub use executables::Unhashed;
-pub use private::ServePrivate;
+pub use private::{Mapped, ServePrivate};
 pub use sys::memory::Plaintext;

@@ -87,7 +87,7 @@ impl Manifest {
 }
 
 /// What a binding's table may have.
-const BINDING_KEYS: [&str; 10] = [
+const BINDING_KEYS: [&str; 11] = [
     "ref",
     "env_path",
     "env_value",
@@ -98,6 +98,7 @@ const BINDING_KEYS: [&str; 10] = [
     "exe",
     "path",
     "scrub",
+    "mmap",
 ];
 
 /// Whether a shell can name a variable so.
@@ -222,7 +223,7 @@ impl Reader<'_> {
             Some(value) => {
                 let table = self.table(value, "project")?;
                 self.closed(table, &["name", "scrub"])?;
-                (table.get("name"), self.scrub(table)?)
+                (table.get("name"), self.switch(table, "scrub")?)
             }
             None => (None, false),
         };
@@ -235,9 +236,9 @@ impl Reader<'_> {
         Ok((name, scrub))
     }
 
-    fn scrub(&self, table: &Table<'_>) -> Result<bool> {
-        let Some(value) = table.get("scrub") else { return Ok(false) };
-        value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, "scrub", "true or false"))
+    fn switch(&self, table: &Table<'_>, key: &str) -> Result<bool> {
+        let Some(value) = table.get(key) else { return Ok(false) };
+        value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, key, "true or false"))
     }
 
     fn bindings(&self, table: &Table<'_>, scrub_all: bool, taken: &mut Taken) -> Result<Bindings> {
@@ -286,12 +287,18 @@ impl Reader<'_> {
             namespaces,
             exe,
             path: table.get("path").map(|value| self.place(value)).transpose()?,
+            mmap: self.switch(table, "mmap")?,
         };
+        if binding.mmap && !(binding.may_be_inherited() && binding.limits == Limits::default()) {
+            let why = "mmap does not go with exe, descend, max_opens or for_first: the kernel answers whoever \
+                       has a mapped file open";
+            return Err(self.invalid(Some(value.span()), why));
+        }
         if binding.env_value.is_some() && !binding.may_be_inherited() {
             let why = "env_value does not go with exe or descend: all that a command starts inherits it";
             return Err(self.invalid(Some(value.span()), why));
         }
-        Ok((binding, self.scrub(table)?))
+        Ok((binding, self.switch(table, "scrub")?))
     }
 
     fn reference(&self, value: &Value<'_>) -> Result<Reference> {

@@ -24,6 +24,12 @@ pub trait ServePrivate: Send + Sync {
     fn serve(&self, live: &Arc<LiveGrant>, device: OwnedFd, owner: Owner) -> Result<()>;
 }
 
+/// What a private mount has in the page cache, where its grant has files that may be mapped.
+pub trait Mapped: std::fmt::Debug + Send + Sync {
+    /// Takes it out: whoever touches a mapping again has to ask. Returns once that is so.
+    fn unmap(&self);
+}
+
 impl Broker {
     /// Lets `server` serve private mounts; the first one stays.
     pub fn serve_private_mounts_by(&self, server: Box<dyn ServePrivate>) {

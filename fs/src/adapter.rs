@@ -11,7 +11,7 @@ use fuser::{
 };
 use kin_broker::access::Caller;
 use kin_broker::control::protocol::Owner;
-use kin_policy::GrantId;
+use kin_policy::{GrantId, PageCache};
 
 use crate::content::{Content, Range};
 use crate::deadlines::{Deadlines, Fail};
@@ -136,7 +136,12 @@ impl Filesystem for Adapter {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let range = Range { offset, size, page_cache: lock_owner.is_none() };
+        let page_cache = match (lock_owner, self.mount) {
+            (Some(_), _) => PageCache::Unused,
+            (None, Some(_)) => PageCache::Private,
+            (None, None) => PageCache::Shared,
+        };
+        let range = Range { offset, size, page_cache };
         match self.content.fs.delivery(handle.0) {
             Ok(delivery) => self.content.read(self.caller(request), delivery, range, None, reply),
             Err(errno) => reply.error(Errno::from_i32(errno as i32)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fuser::{Errno, FileHandle, FopenFlags, ReplyData, ReplyOpen};
 use kin_broker::Delivery;
 use kin_broker::access::Caller;
-use kin_policy::Exe;
+use kin_policy::{Exe, PageCache};
 
 use crate::deadlines::{Deadlines, Fail, Pending};
 use crate::secretfs::{SecretFs, Unanswered};
@@ -22,7 +22,7 @@ pub(crate) struct Content {
 pub(crate) struct Range {
     pub(crate) offset: u64,
     pub(crate) size: u32,
-    pub(crate) page_cache: bool,
+    pub(crate) page_cache: PageCache,
 }
 
 impl Content {

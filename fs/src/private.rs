@@ -4,10 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fuser::{Session, SessionACL};
+use fuser::{INodeNo, Notifier, Session, SessionACL};
 use kin_broker::control::protocol::Owner;
 use kin_broker::grants::LiveGrant;
-use kin_broker::{Broker, Class, Error, Result, ServePrivate, clock};
+use kin_broker::{Broker, Class, Error, Mapped, Result, ServePrivate, clock};
 
 use crate::adapter::Adapter;
 use crate::deadlines::Deadlines;
@@ -40,6 +40,28 @@ impl Drop for Served {
     }
 }
 
+/// The files of one session that may be in the page cache.
+struct Cached {
+    notifier: Notifier,
+    inodes: Vec<u64>,
+}
+
+impl std::fmt::Debug for Cached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cached").field("inodes", &self.inodes).finish_non_exhaustive()
+    }
+}
+
+impl Mapped for Cached {
+    /// FUSE_NOTIFY_INVAL_INODE waits for reads that fill a page, drops the pages and takes them out of every
+    /// mapping (fuse_reverse_inval_inode, fs/fuse/inode.c). A mount that is gone has none.
+    fn unmap(&self) {
+        for inode in &self.inodes {
+            let _ = self.notifier.inval_inode(INodeNo(*inode), 0, 0);
+        }
+    }
+}
+
 impl ServePrivate for PrivateMounts {
     /// The session begins on its own thread: the handshake waits for the kernel's first request. It ends with
     /// the last process of the namespace, when the kernel takes the mount away (ENODEV).
@@ -51,11 +73,18 @@ impl ServePrivate for PrivateMounts {
             return Err(Error::new(Class::Denied, "private_limit", message).hint("see `kin status`"));
         }
         let fs = SecretFs::of_grant(self.broker.clone(), clock::unix_seconds(), live);
+        let (mappable, live) = (fs.mappable(live), live.clone());
         let adapter = Adapter::of_grant(fs, self.deadlines.clone(), owner, live.grant.id);
         let serve = move || {
             let _served = served;
             // Whom the kernel lets in is the mount's choice: its namespace, or its one user.
             let session = Session::from_fd(adapter, device, SessionACL::All, mount::config());
+            if let Ok(session) = &session
+                && !mappable.is_empty()
+            {
+                live.mapped_by(Box::new(Cached { notifier: session.notifier(), inodes: mappable }));
+            }
+            drop(live);
             let _ = session.and_then(Session::run);
         };
         std::thread::Builder::new()

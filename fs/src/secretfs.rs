@@ -9,7 +9,7 @@ use kin_broker::access::{Caller, FileFacts, Halt, Refusal};
 use kin_broker::audit::Op;
 use kin_broker::grants::LiveGrant;
 use kin_broker::{Broker, Delivery, Reading, Unhashed};
-use kin_policy::{Denial, DirectoryName, Exe, FileName};
+use kin_policy::{Denial, DirectoryName, Exe, FileName, PageCache};
 use nix::errno::Errno;
 use parking_lot::RwLock;
 
@@ -83,6 +83,13 @@ impl SecretFs {
     /// A view for one grant and those made inside its tree.
     pub fn of_grant(broker: Arc<Broker>, made: i64, live: &LiveGrant) -> Self {
         Self { only: Some(live.grant.project.clone()), ..Self::new(broker, made) }
+    }
+
+    /// The inodes of the files of a grant that may be mapped.
+    pub fn mappable(&self, live: &LiveGrant) -> Vec<u64> {
+        let bindings = live.grant.bindings.iter().filter(|(_, binding)| binding.mmap);
+        let node = |file: &FileName| Node::File(live.grant.project.clone(), file.clone());
+        bindings.map(|(file, _)| self.inodes.number(&node(file))).collect()
     }
 
     fn shows(&self, project: &DirectoryName) -> bool {
@@ -201,7 +208,7 @@ impl SecretFs {
         &self,
         caller: Caller,
         delivery: &'d Delivery,
-        page_cache: bool,
+        page_cache: PageCache,
         exe: Option<Exe>,
     ) -> Result<Reading<'d>, Unanswered> {
         Ok(self.broker.read(caller, delivery, page_cache, exe)?)

@@ -21,12 +21,23 @@ pub enum Action {
     Read {
         /// The grant that the open was permitted by.
         opened_under: GrantId,
-        /// The kernel fills its page cache (a READ without a lock owner): whatever it gets, the next
-        /// reader is served without a question.
-        page_cache: bool,
+        /// Whether the kernel fills its page cache (a READ without a lock owner).
+        page_cache: PageCache,
     },
     /// Anything that would change a file.
     Write,
+}
+
+/// What the kernel does with the answer to a READ: what is in its page cache, the next reader gets without a
+/// question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PageCache {
+    /// It hands it to the reader.
+    Unused,
+    /// It keeps it, in the mount that every process of the user can reach.
+    Shared,
+    /// It keeps it, in a mount that one grant's tree has for itself.
+    Private,
 }
 
 /// Who asks, as far as that could be proven.
@@ -267,14 +278,12 @@ fn judge<'a>(
     if grant.project != *request.project {
         return Err(Denial::OtherProject);
     }
-    if let Action::Read { opened_under, page_cache } = request.action {
-        if opened_under != grant.id {
-            return Err(Denial::ForeignReader);
-        }
-        if page_cache {
-            return Err(Denial::PageCacheFill);
-        }
-    }
+    let page_cache = match request.action {
+        Action::Read { opened_under, .. } if opened_under != grant.id => return Err(Denial::ForeignReader),
+        Action::Read { page_cache: PageCache::Shared, .. } => return Err(Denial::PageCacheFill),
+        Action::Read { page_cache, .. } => page_cache,
+        _ => PageCache::Unused,
+    };
     // The names are the grant's own; what stands behind one is the vault's.
     let Some(file) = request.file else {
         return reaches(every(grant), request, standing).map(|()| (grant, None));
@@ -288,6 +297,9 @@ fn judge<'a>(
         return Err(Denial::TooFar);
     }
     runs_pinned(binding, request)?;
+    if page_cache == PageCache::Private && !(binding.mmap && request.through.is_none()) {
+        return Err(Denial::PageCacheFill);
+    }
     if request.action == Action::Open {
         and_around(standing)
             .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;

@@ -148,8 +148,18 @@ macro_rules! deny {
     };
 }
 
-fn read(root: u32, page_cache: bool) -> Action {
+fn read(root: u32) -> Action {
+    Action::Read { opened_under: id(root), page_cache: PageCache::Unused }
+}
+
+fn fill(root: u32, page_cache: PageCache) -> Action {
     Action::Read { opened_under: id(root), page_cache }
+}
+
+/// A grant whose file may be mapped.
+fn mapped(root: u32) -> Grant {
+    let binding = Binding { mmap: true, ..plain() };
+    Grant { bindings: [(file("DB"), binding)].into(), ..grant(root) }
 }
 
 deny!(writes_are_refused: Action::Write, Reader::Proven(&lineage(&[3, 100])), "DB", [standing(&grant(100))], 0
@@ -173,12 +183,29 @@ deny!(time_is_up_at_the_deadline: Action::Open, Reader::Proven(&lineage(&[3, 100
     => Denial::Ended(Ending::TtlExpired));
 deny!(another_project_is_refused: Action::Look, Reader::Proven(&lineage(&[3, 100])), "DB",
     [standing(&Grant { project: directory("web"), ..grant(100) })], 0 => Denial::OtherProject);
-deny!(a_handle_of_another_grant_is_refused: read(200, false), Reader::Proven(&lineage(&[3, 100])), "DB",
+deny!(a_handle_of_another_grant_is_refused: read(200), Reader::Proven(&lineage(&[3, 100])), "DB",
     [standing(&grant(100))], 0 => Denial::ForeignReader);
-deny!(b01_a_handle_that_was_passed_out_of_the_tree_is_refused: read(100, false),
+deny!(b01_a_handle_that_was_passed_out_of_the_tree_is_refused: read(100),
     Reader::Proven(&lineage(&[203, 200, 1])), "DB", [standing(&grant(100))], 0 => Denial::ForeignReader);
-deny!(a_page_cache_fill_is_refused: read(100, true), Reader::Proven(&lineage(&[3, 100])), "DB",
+deny!(a_page_cache_fill_is_refused: fill(100, PageCache::Shared), Reader::Proven(&lineage(&[3, 100])), "DB",
+    [standing(&mapped(100))], 0 => Denial::PageCacheFill);
+deny!(a_fill_of_a_private_mount_is_refused: fill(100, PageCache::Private), Reader::Proven(&lineage(&[3, 100])), "DB",
     [standing(&grant(100))], 0 => Denial::PageCacheFill);
+deny!(a_fill_by_a_stranger_is_refused: fill(100, PageCache::Private), Reader::Proven(&lineage(&[203, 1])), "DB",
+    [standing(&mapped(100))], 0 => Denial::ForeignReader);
+
+#[test]
+fn what_may_be_mapped_fills_the_page_cache_of_a_private_mount() {
+    let decision = ask(
+        fill(100, PageCache::Private),
+        Reader::Proven(&lineage(&[3, 100])),
+        "DB",
+        &[standing(&mapped(100))],
+        0,
+    );
+    assert!(matches!(decision, Decision::Permit(_)), "{decision:?}");
+}
+
 deny!(what_is_not_bound_is_not_there: Action::Open, Reader::Proven(&lineage(&[3, 100])), "OTHER",
     [standing(&grant(100))], 0 => Denial::NoBinding);
 deny!(an_orphan_after_a_killed_inner_keeper: Action::Open, Reader::Proven(&lineage(&[9, 8, 100])), "DB",
@@ -211,7 +238,7 @@ deny!(an_outer_grant_that_ended_ends_the_inner_one: Action::Look, Reader::Proven
     0 => Denial::Ended(Ending::Revoked));
 deny!(a_child_of_the_command_is_too_far: Action::Look, Reader::Proven(&lineage(&[7, 3, 100])), "DB",
     [commanded(&edged(100, Limits::default(), Descend::CHILD))], 0 => Denial::TooFar);
-deny!(a_read_below_the_last_level_is_too_far: read(100, false), Reader::Proven(&lineage(&[8, 7, 3, 100])), "DB",
+deny!(a_read_below_the_last_level_is_too_far: read(100), Reader::Proven(&lineage(&[8, 7, 3, 100])), "DB",
     [commanded(&edged(100, Limits::default(), levels(2)))], 0 => Denial::TooFar);
 deny!(an_orphan_on_the_root_is_on_no_level: Action::Open, Reader::Proven(&lineage(&[9, 100])), "DB",
     [commanded(&edged(100, Limits::default(), levels(9)))], 0 => Denial::TooFar);
@@ -251,9 +278,9 @@ fn inside(user: u64, pid: u64) -> Option<Namespaces> {
 }
 
 deny_from!(c01_another_user_namespace_is_refused: plain(), inside(7, HOME.pid), None,
-    [Action::Look, Action::Open, read(100, false)], Some("DB") => Denial::NamespaceMismatch);
+    [Action::Look, Action::Open, read(100)], Some("DB") => Denial::NamespaceMismatch);
 deny_from!(c01_another_pid_namespace_is_refused: plain(), inside(HOME.user, 7), None,
-    [Action::Look, Action::Open, read(100, false)], Some("DB") => Denial::NamespaceMismatch);
+    [Action::Look, Action::Open, read(100)], Some("DB") => Denial::NamespaceMismatch);
 deny_from!(c01_a_directory_is_closed_from_elsewhere: plain(), inside(7, 7), None,
     [Action::Look], None => Denial::NamespaceMismatch);
 deny_from!(c01_from_elsewhere_what_is_not_bound_looks_like_what_is: plain(), inside(7, 7), None,
@@ -263,15 +290,15 @@ deny_from!(namespaces_that_cannot_be_told_are_unverifiable: plain(), None, None,
 deny_from!(a_member_from_elsewhere_learns_what_an_open_binding_shows: everywhere(), None, None,
     [Action::Look, Action::Open], Some("OTHER") => Denial::NoBinding);
 deny_from!(a11_another_program_is_refused: pinned(), Some(HOME), Some(Exe::File(EVIL)),
-    [Action::Open, read(100, false)], Some("DB") => Denial::ExeMismatch);
+    [Action::Open, read(100)], Some("DB") => Denial::ExeMismatch);
 deny_from!(a11_what_no_digest_holds_for_is_refused: pinned(), Some(HOME), Some(Exe::Unpinnable),
-    [Action::Open, read(100, false)], Some("DB") => Denial::ExeUnpinnable);
+    [Action::Open, read(100)], Some("DB") => Denial::ExeUnpinnable);
 deny_from!(a17_a_program_that_cannot_be_read_is_unverifiable: pinned(), Some(HOME), Some(Exe::Unreadable),
-    [Action::Open, read(100, false)], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
+    [Action::Open, read(100)], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
 deny_from!(a_pinned_binding_without_evidence_is_unverifiable: pinned(), Some(HOME), None,
-    [Action::Open, read(100, false)], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
+    [Action::Open, read(100)], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
 deny_from!(c04_a_pin_does_not_open_from_elsewhere: pinned(), inside(7, HOME.pid), Some(Exe::File(GIT)),
-    [Action::Open, read(100, false)], Some("DB") => Denial::NamespaceMismatch);
+    [Action::Open, read(100)], Some("DB") => Denial::NamespaceMismatch);
 
 #[test]
 fn a_grant_whose_namespaces_are_not_known_admits_nobody() {
@@ -295,7 +322,7 @@ fn a_binding_for_any_namespace_opens_from_everywhere() {
 fn a_pinned_binding_is_for_its_programs_and_any_member_may_look() {
     let grant = grant_of(100, pinned());
     for digest in [GIT, GIT_OF_TOMORROW] {
-        for action in [Action::Open, read(100, false)] {
+        for action in [Action::Open, read(100)] {
             let _ =
                 permit(ask_from(Some(HOME), Some(Exe::File(digest)), action, Some("DB"), &standing(&grant)));
         }
@@ -304,7 +331,7 @@ fn a_pinned_binding_is_for_its_programs_and_any_member_may_look() {
 }
 deny!(d07_an_open_waits_while_the_vault_has_locked_itself: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
     [Standing { suspended: true, ..standing(&grant(100)) }], 0 => Denial::Suspended);
-deny!(d07_a_read_waits_while_the_vault_has_locked_itself: read(100, false), Reader::Proven(&lineage(&[3, 100])),
+deny!(d07_a_read_waits_while_the_vault_has_locked_itself: read(100), Reader::Proven(&lineage(&[3, 100])),
     "DB", [Standing { suspended: true, ..standing(&grant(100)) }], 0 => Denial::Suspended);
 deny!(d07_a_grant_that_ended_meanwhile_is_over: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
     [Standing { suspended: true, ended: Some(Ending::Revoked), ..standing(&grant(100)) }], 0
@@ -329,7 +356,7 @@ fn an_open_permit_names_the_secret_and_a_look_does_not() {
     assert_eq!((open.grant(), open.reference().map(Reference::as_str)), (Some(id(100)), Some("db/url")));
     let look = permit(ask(Action::Look, Reader::Proven(&reader), "DB", &[standing(&grant)], 0));
     assert_eq!(look.reference(), None);
-    let read = permit(ask(read(100, false), Reader::Proven(&reader), "DB", &[standing(&grant)], 0));
+    let read = permit(ask(read(100), Reader::Proven(&reader), "DB", &[standing(&grant)], 0));
     assert_eq!(read.reference(), None);
 }
 
@@ -385,9 +412,9 @@ deny_together!(one_binding_that_was_opened_often_enough_closes_the_file: Binding
 deny_together!(one_window_that_is_over_closes_the_file: Binding { limits: first(5), ..key() },
     [Action::Open], None, [0, 0], 15 => Denial::WindowClosed);
 deny_together!(one_binding_that_is_too_far_closes_the_file: Binding { descend: Descend::CHILD, ..key() },
-    [Action::Look, Action::Open, read(100, false)], None, [0, 0], 20 => Denial::TooFar);
+    [Action::Look, Action::Open, read(100)], None, [0, 0], 20 => Denial::TooFar);
 deny_together!(one_pin_is_a_pin_of_the_whole_file: Binding { exe: pinned().exe, ..key() },
-    [Action::Open, read(100, false)], Some(Exe::File(EVIL)), [0, 0], 20 => Denial::ExeMismatch);
+    [Action::Open, read(100)], Some(Exe::File(EVIL)), [0, 0], 20 => Denial::ExeMismatch);
 
 #[test]
 fn one_binding_for_its_own_namespaces_keeps_the_file_there() {
@@ -462,7 +489,7 @@ fn an_open_within_every_edge_is_permitted() {
 fn limits_bound_opens_and_nothing_else() {
     let grant = Grant { limits: at_most(1), ..edged(100, first(5), Descend::All) };
     let standing = Standing { uses: used(1, 1), ..standing(&grant) };
-    for action in [Action::Look, read(100, false)] {
+    for action in [Action::Look, read(100)] {
         let _ = permit(ask(action, Reader::Proven(&lineage(&[3, 100])), "DB", &[standing], 99));
     }
 }

@@ -90,6 +90,9 @@ pub struct Binding {
     /// Where a private mount lays the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<FilePath>,
+    /// In a private mount it may be mapped: the kernel may keep it in the page cache.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub mmap: bool,
 }
 
 impl Binding {
@@ -104,6 +107,7 @@ impl Binding {
             namespaces: Reach::Same,
             exe: Vec::new(),
             path: None,
+            mmap: false,
         }
     }
 

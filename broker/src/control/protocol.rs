@@ -360,6 +360,9 @@ pub struct BindingInfo {
     /// The variable of the command that gets the value itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_value: Option<String>,
+    /// Whether it may be mapped in a private mount.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub mmap: bool,
     /// Whether the vault has it; `None` while the vault is locked.
     pub present: Option<bool>,
     /// In which namespaces a reader may be.

@@ -282,3 +282,15 @@ fn a_value_for_the_environment_is_for_every_program_and_level() {
     let manifest = read("X = { ref = \"x\", env_value = \"A\", env_path = \"B\", max_opens = 1 }").unwrap();
     assert_eq!(manifest.bindings["X"].env_value.as_deref(), Some("A"));
 }
+
+#[test]
+fn mmap_goes_with_no_edge_that_is_asked_at_a_read() {
+    let manifest = read("X = { ref = \"x\", mmap = true, path = \".x\" }").unwrap();
+    assert!(manifest.bindings["X"].mmap);
+    assert!(!read("X = { ref = \"x\", mmap = false, max_opens = 1 }").unwrap().bindings["X"].mmap);
+    for edge in ["max_opens = 1", "for_first = \"5s\"", "descend = \"child\""] {
+        let error = refused(&format!("X = {{ ref = \"x\", mmap = true, {edge} }}"));
+        assert!(error.message.contains("mmap does not go with"), "{edge}: {error}");
+    }
+    assert_eq!(refused("X = { ref = \"x\", mmap = 1 }").code, "manifest_invalid");
+}

@@ -7,15 +7,15 @@ use kin_policy::Reach;
 
 use super::output;
 
-/// One line for each program that a binding is for, one where it opens in any namespace, and one where its value
-/// is in the environment of the command.
+/// One line for each program that a binding is for, and one for each thing that it is let do beyond being read.
 pub(super) fn lines(binding: &BindingInfo) -> Vec<String> {
     let anywhere = (binding.namespaces == Reach::Any).then(|| "in any user and pid namespace".to_owned());
     let variable = binding
         .env_value
         .as_ref()
         .map(|name| format!("its value in {name}, for the command and for all that it starts"));
-    anywhere.into_iter().chain(variable).chain(binding.exe.iter().map(program)).collect()
+    let mapped = binding.mmap.then(|| "may be mapped in a private mount".to_owned());
+    anywhere.into_iter().chain(variable).chain(mapped).chain(binding.exe.iter().map(program)).collect()
 }
 
 fn program(pin: &PinInfo) -> String {

@@ -136,6 +136,7 @@ impl Scene {
             reference: reference.parse().unwrap(),
             path: None,
             env_value: (file == "tls.key").then(|| "TLS_KEY".to_owned()),
+            mmap: false,
             present: (!self.locked).then_some(present),
             namespaces: kin_policy::Reach::Same,
             exe: Vec::new(),

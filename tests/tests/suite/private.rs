@@ -131,6 +131,71 @@ fn a_stopped_command_with_a_private_mount_stops_its_front_and_goes_on_with_it() 
     assert!(member.finish().success());
 }
 
+/// A world whose `.env` may be mapped, and whose other file may not.
+fn mapped() -> World {
+    let world = laid();
+    world.manifest(&MANIFEST.replace("path = \".env\"", "path = \".env\", mmap = true"));
+    world.trust();
+    world
+}
+
+fn mapped_bytes(member: &Probe, fd: u64) -> Result<serde_json::Value, Errno> {
+    member.ask("map", json!({ "fd": fd, "shared": false }))
+}
+
+fn died_of_sigbus() -> Result<serde_json::Value, Errno> {
+    Ok(json!({ "signal": Signal::SIGBUS as i32 }))
+}
+
+#[test]
+fn b05_a_file_may_be_mapped_where_its_binding_says_so_and_the_mount_is_private() {
+    let world = mapped();
+    let (member, other) = (world.member(&["--private"]), world.member(&[]));
+    let first = kin_tests::canary::encode_standard(&database(&world)[..16]);
+    let fd = member.open(&env(&world)).expect("open");
+    assert_eq!(mapped_bytes(&member, fd), Ok(json!(first)));
+    assert_eq!(member.ask("map", json!({ "fd": fd, "shared": true })), Err(Errno::ENODEV));
+    assert!(member.ask("sendfile", json!({ "fd": fd })).is_ok());
+    let unmapped = member.open(&credentials(&world)).expect("open");
+    assert_eq!(mapped_bytes(&member, unmapped), died_of_sigbus());
+    let fd = other.open(&world.file(DATABASE)).expect("open");
+    assert_eq!(mapped_bytes(&other, fd), died_of_sigbus(), "in the mount of all");
+}
+
+#[test]
+fn a_mapping_ends_before_the_revocation_is_answered() {
+    let world = mapped();
+    let member = world.member(&["--private"]);
+    let fd = member.open(&env(&world)).expect("open");
+    let start = member.ask("map_only", json!({ "fd": fd })).expect("mapped");
+    let touch = || member.ask("touch", json!({ "start": start }));
+    for _ in 0..3 {
+        assert_eq!(touch(), Ok(json!(kin_tests::canary::encode_standard(&database(&world)[..16]))));
+    }
+    world.kin(["revoke", "--all"]).run().exits(0);
+    assert_eq!(touch(), died_of_sigbus());
+    assert_eq!(member.ask("sendfile", json!({ "fd": fd })), Err(REFUSED));
+    assert_eq!(mapped_bytes(&member, fd), died_of_sigbus());
+}
+
+#[test]
+fn b12_what_is_mapped_is_of_one_version() {
+    let world = mapped();
+    let member = world.member(&["--private"]);
+    let old = member.open(&env(&world)).expect("open");
+    let start = member.ask("map_only", json!({ "fd": old })).expect("mapped");
+    assert!(member.ask("touch", json!({ "start": start })).expect("bytes").is_string());
+    world.secret("db/url");
+    let new = member.open(&env(&world)).expect("open");
+    let first = kin_tests::canary::encode_standard(&database(&world)[..16]);
+    assert_eq!(mapped_bytes(&member, new), Ok(json!(first)));
+    // The old version is no longer in memory, and does not come back.
+    let touched = member.ask("touch", json!({ "start": start }));
+    assert!(touched == died_of_sigbus() || touched == Ok(json!(first)), "{touched:?}");
+    assert_eq!(mapped_bytes(&member, old), died_of_sigbus());
+    assert_eq!(mapped_bytes(&member, new), Ok(json!(first)));
+}
+
 #[test]
 fn nested_runs_read_their_own_part_of_a_private_mount() {
     let world = laid();

@@ -4,8 +4,8 @@ use kin_broker::clock;
 use kin_broker::grants::{Grants, LiveGrant};
 use kin_broker::identity::{Choice, Identifier};
 use kin_policy::{
-    Action, Binding, Decision, DirectoryName, FileName, Grant, GrantId, Limits, Pid, Reader, Reference,
-    Request, decide,
+    Action, Binding, Decision, DirectoryName, FileName, Grant, GrantId, Limits, PageCache, Pid, Reader,
+    Reference, Request, decide,
 };
 
 use crate::Result;
@@ -63,7 +63,7 @@ impl Check {
 
     /// Whether the thread may read a handle that [`Check::open`] gave.
     pub(crate) fn read(&self, tid: u32, handle: u64) -> bool {
-        self.permits(tid, Action::Read { opened_under: id(handle), page_cache: false }).is_some()
+        self.permits(tid, Action::Read { opened_under: id(handle), page_cache: PageCache::Unused }).is_some()
     }
 
     fn permits(&self, tid: u32, action: Action) -> Option<u64> {
