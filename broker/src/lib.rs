@@ -30,6 +30,7 @@ pub mod mounts;
 pub mod paths;
 pub mod placeholders;
 mod private;
+pub mod redaction;
 pub mod sys;
 pub mod targets;
 pub mod trust;
