@@ -66,7 +66,11 @@ impl Broker {
         let private =
             request.private.as_ref().map(|private| self.prepare_private(&live, private)).transpose()?;
         self.enter(&live).inspect_err(|_| self.placeholders.release(live.grant.id))?;
-        Ok((Granted { private, ..self.describe(&live) }, live))
+        let unmasked = match request.redact {
+            true => self.prepare_redaction(&live, &opened.vault).inspect_err(|_| self.give_up(&live))?,
+            false => Vec::new(),
+        };
+        Ok((Granted { private, unmasked, ..self.describe(&live) }, live))
     }
 
     /// From here on the warden watches over the grant.
@@ -74,11 +78,14 @@ impl Broker {
     /// # Errors
     /// `internal` where the kernel will not watch; the grant has ended then.
     pub(crate) fn hand_over(&self, live: Arc<LiveGrant>) -> Result<()> {
-        self.warden.watch(live.clone()).inspect_err(|_| {
-            self.withdraw(&live, kin_policy::Ending::OwnerKilled);
-            self.grants.strike(live.grant.root);
-            self.placeholders.release(live.grant.id);
-        })
+        self.warden.watch(live.clone()).inspect_err(|_| self.give_up(&live))
+    }
+
+    /// Ends a grant that was entered and never handed over.
+    fn give_up(&self, live: &LiveGrant) {
+        self.withdraw(live, kin_policy::Ending::OwnerKilled);
+        self.grants.strike(live.grant.root);
+        self.placeholders.release(live.grant.id);
     }
 
     /// The innermost grant whose tree the peer is in, live or not.
@@ -165,7 +172,7 @@ impl Broker {
             .iter()
             .filter_map(|(file, binding)| Some((binding.env_path.clone()?, file.clone())))
             .collect();
-        Granted { id: live.grant.id, directory, environment, private: None }
+        Granted { id: live.grant.id, directory, environment, private: None, unmasked: Vec::new() }
     }
 }
 

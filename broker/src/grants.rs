@@ -14,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::delivery::Delivery;
 use crate::identity::{Held, Identity, Roots};
+use crate::redaction::Channel;
 
 /// The most grants that stand at once.
 const LIMIT: usize = 10_000;
@@ -69,6 +70,7 @@ pub struct LiveGrant {
     has_inner: AtomicBool,
     inner: Mutex<Vec<Weak<LiveGrant>>>,
     mounted: AtomicBool,
+    redactor: OnceLock<Channel>,
 }
 
 impl LiveGrant {
@@ -101,6 +103,7 @@ impl LiveGrant {
             has_inner: AtomicBool::new(false),
             inner: Mutex::new(Vec::new()),
             mounted: AtomicBool::new(false),
+            redactor: OnceLock::new(),
         }
     }
 
@@ -112,6 +115,16 @@ impl LiveGrant {
     /// Notes that its private mount is served; `false` where it had one already.
     pub fn mounted(&self) -> bool {
         !self.mounted.swap(true, Ordering::AcqRel)
+    }
+
+    /// Remembers the redactor of its output; the first one stays.
+    pub(crate) fn redact_by(&self, channel: Channel) {
+        let _ = self.redactor.set(channel);
+    }
+
+    /// The redactor of its output, where it has one.
+    pub(crate) fn redactor(&self) -> Option<&Channel> {
+        self.redactor.get()
     }
 
     /// Remembers a grant that was made inside this one's tree.

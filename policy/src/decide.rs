@@ -184,6 +184,21 @@ pub fn decide_reveal(reference: &Reference, inside_a_tree: bool, confirmed: bool
     (!inside_a_tree && confirmed).then(|| Permit { grant: None, reference: Some(reference.clone()) })
 }
 
+/// Decides whether the redactor of a grant's own output may be handed the value of `file`, to mask it: while the
+/// grant lives, and only what it binds. That is no open: nobody in the tree is delivered anything, so edges of the
+/// binding and programs that it is for do not bound it.
+pub fn decide_redaction(standing: &Standing<'_>, file: &FileName, now: Timestamp) -> Decision {
+    let binding = standing.grant.bindings.get(file).ok_or(Denial::NoBinding);
+    match alive(standing, now).and(binding) {
+        Ok(_) if standing.suspended => Decision::Deny(Denial::Suspended),
+        Ok(binding) => Decision::Permit(Permit {
+            grant: Some(standing.grant.id),
+            reference: Some(binding.reference.clone()),
+        }),
+        Err(denial) => Decision::Deny(denial),
+    }
+}
+
 fn judge<'a>(
     request: &Request<'_>,
     grants: &[Standing<'a>],

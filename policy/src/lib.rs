@@ -13,7 +13,9 @@ mod process;
 mod program;
 mod time;
 
-pub use decide::{Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_reveal};
+pub use decide::{
+    Action, Decision, Denial, Permit, Reader, Request, Unidentified, decide, decide_redaction, decide_reveal,
+};
 pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, Standing};
 pub use limits::{Descend, Limits, Uses};
 pub use names::{BadName, DirectoryName, FileName, FilePath, ProjectName, Reference, unprintable};

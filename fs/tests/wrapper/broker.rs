@@ -163,7 +163,13 @@ fn serve(mut stream: UnixStream, first: First, notes: &Mutex<Vec<Heard>>) {
 
 fn granted() -> Granted {
     let environment = vec![("TLS_KEY_FILE".to_owned(), FileName::new("tls.key").expect("a good name"))];
-    Granted { id: GrantId::from_bytes([7; 16]), directory: "/mnt/api".into(), environment, private: None }
+    Granted {
+        id: GrantId::from_bytes([7; 16]),
+        directory: "/mnt/api".into(),
+        environment,
+        private: None,
+        unmasked: Vec::new(),
+    }
 }
 
 fn answer(stream: &mut UnixStream, answer: impl Serialize) {
