@@ -64,6 +64,8 @@ impl Forms {
         (0..5).for_each(|before| self.add(digits(value, before, 5, BASE32)));
         self.add(padded(value, 5, BASE32));
         for columns in COLUMNS {
+            // In one piece, because its last line may be too short to be a form; and line by line.
+            self.add(padded(value, 6, BASE64).chunks(columns).collect::<Vec<_>>().join(&b'\n'));
             digits(value, 0, 6, BASE64).chunks(columns).for_each(|line| self.add(line));
         }
         for digit in [b"0123456789abcdef", b"0123456789ABCDEF"] {
@@ -86,12 +88,14 @@ impl Forms {
                 self.add(mapped(&once, part));
                 self.add(once);
             }
-            let form = mapped(value, |byte| match byte {
+            let in_form = |byte: u8| match byte {
                 b' ' => Some("+".to_owned()),
                 byte => {
-                    (!byte.is_ascii_alphanumeric() && !b"*-._".contains(&byte)).then(|| hexadecimal(byte))
+                    (!byte.is_ascii_alphanumeric() && !b"-_.~".contains(&byte)).then(|| hexadecimal(byte))
                 }
-            });
+            };
+            let form = mapped(value, in_form);
+            self.add(mapped(&form, in_form));
             self.add(form);
             let all = mapped(value, |byte| Some(hexadecimal(byte)));
             self.add(mapped(&all, |byte| (byte == b'%').then(|| "%25".to_owned())));
