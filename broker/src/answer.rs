@@ -95,6 +95,7 @@ impl Broker {
             Question::ServeMount { owner } => {
                 plain(&self.serve_private(&self.kept_by(peer)?, device, owner)?)
             }
+            Question::ServeOutput => plain(&self.link_redactor(&*self.kept_by(peer)?, device)?),
             Question::CommandStarted { pid } => plain(&self.command_started(&*self.kept_by(peer)?, pid)?),
             Question::Finish { ending } => plain(&self.finish(&*self.kept_by(peer)?, ending)?),
         }

@@ -70,6 +70,11 @@ impl Autolock {
         Self { config, used, locked: AtomicBool::new(false), asleep }
     }
 
+    /// Whether a value may be nowhere where it could be swapped.
+    pub(crate) fn requires_locked_memory(&self) -> bool {
+        self.config.require_mlock
+    }
+
     /// Whether it has, and nobody has unlocked it since.
     pub(crate) fn has_locked(&self) -> bool {
         self.locked.load(Ordering::Acquire)

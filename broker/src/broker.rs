@@ -20,6 +20,7 @@ use crate::identity::{Choice, Identifier};
 use crate::paths::Directories;
 use crate::placeholders::Placeholders;
 use crate::private::ServePrivate;
+use crate::redaction::Zygote;
 use crate::sys::memory;
 use crate::vault::Vault;
 use crate::warden::Warden;
@@ -43,6 +44,7 @@ pub struct Broker {
     pub(crate) placeholders: Placeholders,
     pub(crate) private_mounts: OnceLock<Box<dyn ServePrivate>>,
     pub(crate) no_mount: OnceLock<Error>,
+    pub(crate) zygote: OnceLock<Zygote>,
 }
 
 impl Broker {
@@ -79,6 +81,7 @@ impl Broker {
             placeholders: Placeholders::begin(&directories.state)?,
             private_mounts: OnceLock::new(),
             no_mount: OnceLock::new(),
+            zygote: OnceLock::new(),
             directories,
         });
         let version = env!("CARGO_PKG_VERSION");

@@ -160,6 +160,7 @@ impl Broker {
         // The vault opens whatever became of the record: what it remembers is compared, and recorded.
         let _ = self.audit.remember(&identity);
         let key = keys::method(&self.directories)?.ok_or_else(locked)?;
+        self.hand_ahead(&vault);
         let opened =
             Arc::new(Opened { key, vault: Arc::new(vault), trust: Arc::new(Mutex::new(trust)), identity });
         *self.custody.write() = Custody::Open(opened.clone());
@@ -215,6 +216,7 @@ impl Broker {
         let opened = self.custody.read().opened().ok_or_else(locked)?;
         let mut vault = (*opened.vault).clone();
         let done = change(&mut vault)?;
+        self.hand_ahead(&vault);
         let next = Opened {
             vault: Arc::new(vault),
             trust: opened.trust.clone(),

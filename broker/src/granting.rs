@@ -71,8 +71,12 @@ impl Broker {
         let private =
             request.private.as_ref().map(|private| self.prepare_private(&live, private)).transpose()?;
         self.enter(&live).inspect_err(|_| self.placeholders.release(live.grant.id))?;
-        self.measure_all(&live, &opened.vault).inspect_err(|_| self.call_off(&live))?;
-        Ok((Granted { private, scrub, ..self.describe(&live, values) }, live))
+        let prepared = self.measure_all(&live, &opened.vault).and_then(|()| match request.redact {
+            true => self.prepare_redaction(&live, &opened.vault),
+            false => Ok(Vec::new()),
+        });
+        let unmasked = prepared.inspect_err(|_| self.call_off(&live))?;
+        Ok((Granted { private, scrub, unmasked, ..self.describe(&live, values) }, live))
     }
 
     /// From here on the warden watches over the grant.
@@ -177,8 +181,8 @@ impl Broker {
         let names = values.iter().map(|(name, _)| name.as_str());
         let warn = !values.is_empty() && warned::is_first(&self.directories.state, &live.directory, names);
         let directory = self.directories.mountpoint().join(project.as_str());
-        let (scrub, private) = (Vec::new(), None);
-        Granted { id: *id, directory, environment, values, scrub, warn_of_values: warn, private }
+        let (scrub, unmasked, private) = (Vec::new(), Vec::new(), None);
+        Granted { id: *id, directory, environment, values, scrub, warn_of_values: warn, unmasked, private }
     }
 }
 

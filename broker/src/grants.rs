@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::delivery::Delivery;
 use crate::identity::{Held, Identity, Roots};
 use crate::private::Mapped;
+use crate::redaction::Channel;
 use crate::rendered::Rendered;
 
 /// The most grants that stand at once.
@@ -73,6 +74,7 @@ pub struct LiveGrant {
     mounted: AtomicBool,
     mapped: OnceLock<Box<dyn Mapped>>,
     rendered: BTreeMap<FileName, Rendered>,
+    redactor: OnceLock<Channel>,
 }
 
 impl LiveGrant {
@@ -107,6 +109,7 @@ impl LiveGrant {
             mounted: AtomicBool::new(false),
             mapped: OnceLock::new(),
             rendered: BTreeMap::new(),
+            redactor: OnceLock::new(),
         }
     }
 
@@ -142,6 +145,16 @@ impl LiveGrant {
         if let Some(mapped) = outwards.filter_map(|live| live.mapped.get()).next() {
             mapped.unmap();
         }
+    }
+
+    /// Remembers the redactor of its output; the first one stays.
+    pub(crate) fn redact_by(&self, channel: Channel) {
+        let _ = self.redactor.set(channel);
+    }
+
+    /// The redactor of its output, where it has one.
+    pub(crate) fn redactor(&self) -> Option<&Channel> {
+        self.redactor.get()
     }
 
     /// Remembers a grant that was made inside this one's tree.

@@ -31,6 +31,7 @@ pub mod mounts;
 pub mod paths;
 pub mod placeholders;
 mod private;
+pub mod redaction;
 pub mod render;
 mod rendered;
 pub mod sys;

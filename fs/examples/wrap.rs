@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         values: Vec::new(),
         end_with_child,
         private: false,
+        redact: false,
         project_directory: std::env::current_dir().unwrap_or_default(),
     };
     let outcome = Directories::from_environment().and_then(|directories| {

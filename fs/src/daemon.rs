@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use kin_broker::identity::Choice;
 use kin_broker::paths::Directories;
+use kin_broker::redaction::Zygote;
 use kin_broker::{Broker, Class, Error, Result, control, sys};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -127,6 +128,8 @@ fn serve(
 ) -> Result<()> {
     sys::process::harden().map_err(|error| Error::internal("harden the process", error))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    // Before there is a lock, a value or a thread that it could take along.
+    let zygote = Zygote::start()?;
     directories.create()?;
     let lock = only_one(&directories.lock_file())?;
     raise_descriptor_limit();
@@ -141,6 +144,7 @@ fn serve(
         }
         mount => Some(mount?),
     };
+    broker.redact_by(zygote);
     broker.serve_private_mounts_by(Box::new(PrivateMounts::new(broker.clone(), deadlines)));
     let listener = listen(&directories.socket()).inspect_err(|_| mount.iter().for_each(Mount::take_down))?;
     spawn("warden", &broker, |broker| broker.stand_watch())?;

@@ -256,6 +256,20 @@ pub fn decide_reveal(reference: &Reference, inside_a_tree: bool, confirmed: bool
     (!inside_a_tree && confirmed).then(|| Permit::one(None, Some(reference.clone())))
 }
 
+/// Decides whether the redactor of a grant's own output may be handed the value of `file`, to mask it: while the
+/// grant lives, and only what it binds. That is no open: nobody in the tree is delivered anything, so edges of the
+/// binding and programs that it is for do not bound it.
+pub fn decide_redaction(standing: &Standing<'_>, file: &FileName, now: Timestamp) -> Decision {
+    let binding = standing.grant.every_binding().find(|(name, _)| *name == file);
+    match alive(standing, now).and(binding.ok_or(Denial::NoBinding)) {
+        Ok(_) if standing.suspended => Decision::Deny(Denial::Suspended),
+        Ok((_, binding)) => {
+            Decision::Permit(Permit::one(Some(standing.grant.id), Some(binding.reference.clone())))
+        }
+        Err(denial) => Decision::Deny(denial),
+    }
+}
+
 fn judge<'a>(
     request: &Request<'_>,
     grants: &[Standing<'a>],

@@ -527,6 +527,44 @@ fn a_reveal_needs_a_person_outside_every_tree() {
     }
 }
 
+#[test]
+fn a_redactor_is_handed_what_a_live_grant_binds_and_nothing_else() {
+    let edged = Binding {
+        limits: Limits { max_opens: Some(0), for_first: Some(Duration::ZERO) },
+        exe: vec![ExePin { path: "/usr/bin/git".into(), sha256: ExeDigest::from_bytes([1; 32]) }],
+        ..plain()
+    };
+    let grant = Grant { expires: Some(Timestamp::from_nanos(100)), ..grant_of(100, edged) };
+    let outer = grant_of(90, plain());
+    let around = |ended| [Around { grant: &outer, ended, uses: Uses::default() }];
+    let standing = |ended, suspended, around| Standing {
+        grant: &grant,
+        ended,
+        suspended,
+        command: None,
+        orphans: Orphans::Refused,
+        namespaces: None,
+        uses: Uses { opens: 9, of_file: 9, started: None },
+        around,
+    };
+    let decided = |standing: Standing<'_>, name, at| match decide_redaction(
+        &standing,
+        &file(name),
+        Timestamp::from_nanos(at),
+    ) {
+        Decision::Permit(permit) => Ok((permit.grant(), permit.reference().unwrap().to_string())),
+        Decision::Deny(denial) => Err(denial),
+    };
+    assert_eq!(decided(standing(None, false, &[]), "DB", 99), Ok((Some(id(100)), "db/url".into())));
+    assert_eq!(decided(standing(None, false, &[]), "DB", 100), Err(Denial::Ended(Ending::TtlExpired)));
+    assert_eq!(decided(standing(None, false, &[]), "OTHER", 0), Err(Denial::NoBinding));
+    assert_eq!(decided(standing(None, true, &[]), "DB", 0), Err(Denial::Suspended));
+    let ended = standing(Some(Ending::Revoked), false, &[]);
+    assert_eq!(decided(ended, "DB", 0), Err(Denial::Ended(Ending::Revoked)));
+    let inside = around(Some(Ending::Locked));
+    assert_eq!(decided(standing(None, false, &inside), "DB", 0), Err(Denial::Ended(Ending::Locked)));
+}
+
 /// A random forest: process n+2 is a child of a random earlier one (1 is init).
 fn forest() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(any::<prop::sample::Index>(), 1..40)

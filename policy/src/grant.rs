@@ -213,7 +213,7 @@ pub enum Ending {
     TreeExit,
     /// The command exited, and that was to be the end (`--end-with-child`).
     CommandExit,
-    /// Its keeper, or its front before the command ended, was killed.
+    /// Its keeper, or its front before the command ended, was killed; or its redactor took no new value in.
     OwnerKilled,
     /// Its time was up.
     TtlExpired,

@@ -14,8 +14,8 @@ mod program;
 mod time;
 
 pub use decide::{
-    Action, Decision, Denial, PageCache, Permit, Reader, Request, Unidentified, decide, decide_reveal,
-    decide_sizing, decide_together,
+    Action, Decision, Denial, PageCache, Permit, Reader, Request, Unidentified, decide, decide_redaction,
+    decide_reveal, decide_sizing, decide_together,
 };
 pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, RenderedFile, Standing};
 pub use limits::{Descend, Limits, Uses};

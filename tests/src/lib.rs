@@ -19,6 +19,7 @@ pub mod record;
 mod rerun;
 pub mod soak;
 mod sweep;
+mod terminal;
 mod watchdog;
 mod world;
 
@@ -31,4 +32,5 @@ pub use rerun::{
     Role, answer, as_member, as_nobody, as_nobody_under_hidepid, in_user_namespace, is_root, needs_root,
 };
 pub use sweep::of_memory as memory_of;
+pub use terminal::{PROMPT, Terminal};
 pub use world::{Identity, World, binary, eventually};

@@ -120,6 +120,19 @@ pub enum Event<'a> {
         /// Every secret in it, with its version.
         references: &'a [(Reference, u64)],
     },
+    /// `redact.allow`: the redactor of the grant's output is handed a value, to mask it.
+    Redact {
+        /// The grant.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The file.
+        file: &'a FileName,
+        /// The secret.
+        reference: &'a Reference,
+        /// The version of it.
+        version: u64,
+    },
     /// `vault.init`, `vault.write` and so on.
     Vault {
         /// What was done.
@@ -314,6 +327,7 @@ impl Event<'_> {
             Self::GrantEnd { .. } => "grant.expire",
             Self::Allow { .. } | Self::AllowRendered { .. } => "open.allow",
             Self::Render { .. } => "file.render",
+            Self::Redact { .. } => "redact.allow",
             Self::Vault { change, .. } => change.event(),
             Self::Policy { change: PolicyChange::Trust, .. } => "policy.trust",
             Self::Policy { change: PolicyChange::Untrust, .. } => "policy.untrust",
@@ -365,6 +379,13 @@ impl Event<'_> {
             }
             Self::Render { grant, project, file, references } => {
                 write_rendered(out, grant, project, file, references);
+            }
+            Self::Redact { grant, project, file, reference, version } => {
+                out.word("project", project.as_str());
+                out.text("file", file.as_str().as_bytes(), FILE);
+                out.word("reference", reference.as_str());
+                out.number("version", version);
+                write_grant_id(out, Some(grant));
             }
             Self::Vault { reference, reason, .. } => {
                 write_optional(out, "reference", reference.map(Reference::as_str));

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::placeholders::Placeholder;
+use crate::redaction::NotMasked;
 
 /// Raised whenever a request or an answer changes its shape.
 pub const PROTOCOL: u32 = 4;
@@ -147,8 +148,8 @@ pub enum Question {
     },
     /// A grant for the tree below the process that asks: the keeper. → [`Granted`].
     Grant(GrantRequest),
-    /// The keeper's command has mounted in a namespace of its own: the one request that carries a
-    /// descriptor, the FUSE device, which is to be served. → `()`.
+    /// The keeper's command has mounted in a namespace of its own: the FUSE device, which is to be served, comes
+    /// with this. → `()`.
     ServeMount {
         /// Who owns the files in it.
         owner: Owner,
@@ -159,6 +160,9 @@ pub enum Question {
         /// The file that it is the value of.
         file: FileName,
     },
+    /// The command's output is to go through the grant's redactor: a socket whose other end is the front's comes
+    /// with this. → `()`.
+    ServeOutput,
     /// The keeper has forked its command, and lets it go once this is answered. → `()`.
     CommandStarted {
         /// Its pid: a child of the keeper's.
@@ -434,6 +438,9 @@ pub struct GrantRequest {
     /// A mount for this tree alone, with files at their real paths.
     #[serde(default)]
     pub private: Option<PrivateRequest>,
+    /// A redactor for the command's output.
+    #[serde(default)]
+    pub redact: bool,
 }
 
 /// What a private mount is asked for with.
@@ -475,6 +482,9 @@ pub struct Granted {
     /// How its private mount is to be made, where one was asked for.
     #[serde(default)]
     pub private: Option<PrivateGranted>,
+    /// Files whose values its redactor does not mask, or not in every form.
+    #[serde(default)]
+    pub unmasked: Vec<NotMasked>,
 }
 
 /// How a private mount is to be made.

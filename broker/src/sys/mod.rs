@@ -11,3 +11,4 @@ pub mod process;
 pub mod socket;
 pub mod standard;
 pub mod statx;
+pub mod terminal;

@@ -22,6 +22,10 @@ use super::{bad_usage, connect, duration, output, project, unlock};
 /// With --private the command gets a mount namespace of its own, in which a file whose binding has a path is
 /// there too: .env, ~/.aws/credentials. Nobody outside sees it. Unless it is root, sudo and setuid programs do
 /// not work in it; nothing can be renamed over such a file.
+///
+/// With --redact every value of the grant is masked in what the command and its descendants write to stdout, stderr
+/// and the terminal: as it is and as base64, hexadecimal and the like. What a program does to hide a value on
+/// purpose is not seen through.
 #[derive(Args)]
 #[command(override_usage = "kin run [OPTIONS] [--] <CMD>...")]
 #[command(after_help = "Examples:
@@ -30,6 +34,7 @@ use super::{bad_usage, connect, duration, output, project, unlock};
   kin run --max-opens DATABASE_URL=1 --for-first 30s -- ./server
   kin run --private -- aws s3 ls
   kin run --env-file dev.env -- ./server
+  kin run --redact -- ./agent
   kin run -- sh -c 'psql \"$(cat \"$KIN_DIR/DATABASE_URL\")\"'")]
 pub(super) struct Arguments {
     /// Grant only these files of the project, instead of all
@@ -51,6 +56,12 @@ pub(super) struct Arguments {
     /// End the grant when the command ends, though its descendants go on
     #[arg(long)]
     end_with_child: bool,
+    /// Mask this project's values in what the command writes to its terminal, stdout and stderr
+    #[arg(long, overrides_with = "no_redact")]
+    redact: bool,
+    /// Pass on what the command writes as it is; the default
+    #[arg(long, overrides_with = "redact")]
+    no_redact: bool,
     /// Mount for this command alone, in a namespace of its own, with files at their real paths too
     #[arg(long)]
     private: bool,
@@ -82,6 +93,7 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
         values: references,
         end_with_child: arguments.end_with_child,
         private: arguments.private,
+        redact: arguments.redact && !arguments.no_redact,
         project_directory: project::directory()?,
     })
 }

@@ -1,5 +1,6 @@
 //! The front: what the shell waits for, from the fork of the keeper to the end of the command.
 
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -9,50 +10,94 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpid};
 
 use super::link::{Order, Report, wait_readable};
+use super::output::Fronts;
 use super::signals::{Received, Signals, handled, is_stopped};
 use super::status::Ended;
-use super::{Outcome, Start, complain, descriptors};
+use super::terminal::Terminal;
+use super::{Outcome, Start, descriptors};
 
 /// How long a keeper may take to call off a start. It only has to see the order.
 const CALL_OFF_DEADLINE: Duration = Duration::from_secs(1);
+/// How long keys wait that the command's terminal had no room for.
+const KEYS_DELAY: Duration = Duration::from_millis(10);
 
 /// Waits until the keeper has said how the command ended, and passes signals on until then.
-pub(super) fn wait(start: &Start, keeper: Pid, link: UnixStream) -> Result<Outcome> {
+pub(super) fn wait(start: &Start, keeper: Pid, link: UnixStream, output: Option<Fronts>) -> Result<Outcome> {
     let signals =
         Signals::of(&handled()).map_err(|error| Error::internal("make a signal descriptor", error))?;
-    let mut front = Front { start, keeper, link, command: None, called_off: None, stop: None, stops: 0 };
+    let (command, called_off, stop, stops) = (None, None, None, 0);
+    let mut front = Front { start, keeper, link, signals, output, command, called_off, stop, stops };
     loop {
-        wait_readable([Some(&signals), Some(&front.link)], front.time_left());
+        front.wait();
         // Reports first: whether the command has started decides what a signal means.
         if let Some(outcome) = front.reports() {
+            front.show_what_was_written(None);
             return Ok(outcome);
         }
-        while let Some(signal) = signals.next() {
-            front.signal(&signal);
-        }
+        front.heed_signals();
         if let Some(outcome) = front.stop_as_the_command_did().or_else(|| front.give_up_calling_off()) {
+            front.show_what_was_written(None);
             return Ok(outcome);
         }
     }
 }
 
-struct Front<'a> {
+pub(super) struct Front<'a> {
     start: &'a Start<'a>,
-    keeper: Pid,
-    link: UnixStream,
+    pub(super) keeper: Pid,
+    pub(super) link: UnixStream,
+    pub(super) signals: Signals,
+    /// What there is of a redacted output.
+    pub(super) output: Option<Fronts>,
     /// The command's pid, once it is known to have started. It is for looking, never for signalling.
-    command: Option<u32>,
+    pub(super) command: Option<u32>,
     /// The signal that called the start off, and until when the keeper may answer.
     called_off: Option<(i32, Instant)>,
     /// The signal that stopped the command, where this process has to stop too.
-    stop: Option<i32>,
+    pub(super) stop: Option<i32>,
     /// How many stops were reported, modulo 256.
-    stops: u8,
+    pub(super) stops: u8,
 }
 
 impl Front<'_> {
+    /// Waits until there is something to see to, and sees to the output.
+    fn wait(&mut self) {
+        let ready = {
+            let output = self.output.as_ref();
+            let redactor = output.filter(|output| !output.ended).map(|output| &output.link);
+            let keys = output.and_then(|output| output.terminal.as_ref()?.source());
+            let sources: [Option<&dyn AsFd>; 4] = [
+                Some(&self.signals),
+                Some(&self.link),
+                redactor.map(|link| link as _),
+                keys.map(|keys| keys as _),
+            ];
+            wait_readable(sources, self.time_left())
+        };
+        let [_, _, redactor, keys] = ready;
+        if redactor {
+            self.redactor_speaks();
+        }
+        if let Some(terminal) = self.terminal() {
+            if keys {
+                terminal.read();
+            } else {
+                terminal.write();
+            }
+        }
+    }
+
+    fn heed_signals(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            self.signal(&signal);
+        }
+    }
+
     fn time_left(&self) -> Option<Duration> {
-        self.called_off.map(|(_, deadline)| deadline.saturating_duration_since(Instant::now()))
+        let until = self.called_off.map(|(_, deadline)| deadline.saturating_duration_since(Instant::now()));
+        let terminal = self.output.as_ref().and_then(|output| output.terminal.as_ref());
+        let keys = terminal.filter(|terminal| terminal.has_keys()).map(|_| KEYS_DELAY);
+        until.into_iter().chain(keys).min()
     }
 
     fn give_up_calling_off(&self) -> Option<Outcome> {
@@ -60,20 +105,28 @@ impl Front<'_> {
         (Instant::now() >= deadline).then_some(Outcome::Signaled(signal))
     }
 
-    fn signal(&mut self, signal: &Received) {
+    pub(super) fn signal(&mut self, signal: &Received) {
         let keeper = self.keeper.as_raw().unsigned_abs();
-        let order = Order { signal: signal.number().unsigned_abs() as u8, stops: self.stops };
-        if self.command.is_some() {
+        let number = signal.number().unsigned_abs() as u8;
+        let order = Order { signal: number, stops: self.stops, ..Order::default() };
+        if self.terminal().is_some() {
+            self.signal_beside_a_terminal(signal, order);
+        } else if self.command.is_some() {
             if signal.is_for_the_command(keeper) {
                 order.send(&self.link);
             }
         } else if signal.ends_the_start(keeper) {
             // Should the command have been started by now, it has what the terminal sent.
             let signal_of_order = if signal.reached_the_group() { 0 } else { order.signal };
-            Order { signal: signal_of_order, ..order }.send(&self.link);
-            let deadline = Instant::now() + CALL_OFF_DEADLINE;
-            self.called_off.get_or_insert((signal.number(), deadline));
+            self.call_off(signal, Order { signal: signal_of_order, ..order });
         }
+    }
+
+    /// Has the keeper start nothing, or end what it has started.
+    pub(super) fn call_off(&mut self, signal: &Received, order: Order) {
+        order.send(&self.link);
+        let deadline = Instant::now() + CALL_OFF_DEADLINE;
+        self.called_off.get_or_insert((signal.number(), deadline));
     }
 
     /// Takes every report that is there; an outcome ends the wait.
@@ -98,8 +151,12 @@ impl Front<'_> {
                     None => Outcome::Refused(error),
                 });
             }
+            Report::Ready => {
+                let ground = self.terminal().map(Terminal::enter);
+                Order { stops: self.stops, ground, ..Order::default() }.send(&self.link);
+            }
             Report::NotStarted { code, line } => {
-                complain(&line);
+                self.complain(&line);
                 return Some(Outcome::Exited(code));
             }
             Report::Started(pid) => {
@@ -113,7 +170,7 @@ impl Front<'_> {
                 self.stop = self.command.is_some_and(is_stopped).then_some(signal);
             }
             Report::Continued => self.stop = None,
-            Report::BrokerGone => complain("kin: the broker stopped; its grants are void"),
+            Report::BrokerGone => self.complain("kin: the broker stopped; its grants are void"),
             Report::Ended(Ended::Exited(code)) => return Some(Outcome::Exited(code)),
             Report::Ended(Ended::Signaled(signal)) => return Some(Outcome::Signaled(signal)),
         }
@@ -121,11 +178,11 @@ impl Front<'_> {
     }
 
     /// Whether the command was started may be unknown: a fault after the start is the cautious answer.
-    fn keeper_is_gone(&self) -> Outcome {
+    fn keeper_is_gone(&mut self) -> Outcome {
         if let Some((signal, _)) = self.called_off {
             return Outcome::Signaled(signal);
         }
-        complain("error: the keeper ended before the command: its grant is void");
+        self.complain("error: the keeper ended before the command: its grant is void");
         Outcome::Exited(125)
     }
 
@@ -136,15 +193,22 @@ impl Front<'_> {
     /// sent before the signal was shows in the reports read after it, and a later one removes the signal
     /// or ends the stop.
     fn stop_as_the_command_did(&mut self) -> Option<Outcome> {
-        let signal = stand_in(self.stop?);
+        let signal = self.stop?;
+        if self.terminal().is_some() { self.stop_beside_a_terminal(signal) } else { self.stop_by(signal).0 }
+    }
+
+    /// What ends the wait, and whether this process did stop, or tried to.
+    pub(super) fn stop_by(&mut self, signal: i32) -> (Option<Outcome>, bool) {
+        let signal = stand_in(signal);
         let _ = kill(getpid(), signal);
         let outcome = self.reports();
-        if outcome.is_none() && self.stop.take().is_some() {
+        let stops = outcome.is_none() && self.stop.take().is_some();
+        if stops {
             let only: SigSet = [signal].into_iter().collect();
             let _ = only.thread_unblock();
             let _ = only.thread_block();
         }
-        outcome
+        (outcome, stops)
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, PrivateRequest, Question};
 use kin_broker::placeholders::Placeholder;
+use kin_broker::redaction::NotMasked;
 use kin_broker::sys::child;
 use kin_broker::{Class, Error, Result};
 use kin_policy::Ending;
@@ -20,6 +21,7 @@ use nix::unistd::{Pid, chdir, getppid, setsid};
 
 use super::broker::Broker;
 use super::link::{Order, Report, wait_readable};
+use super::output::{Keepers, Slave};
 use super::signals::Signals;
 use super::spawn::{Failed, Waiting};
 use super::status::{self, Ended};
@@ -29,11 +31,12 @@ use super::{Start, complain, descriptors, private, spawn, values};
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Lives the keeper's life in a fork of the front. Every signal it handles is blocked, and stays so.
-pub(super) fn main(start: &Start, link: UnixStream) -> ! {
-    let code = match Keeper::start(start, &link) {
+pub(super) fn main(start: &Start, link: UnixStream, output: Option<Keepers>) -> ! {
+    let code = match Keeper::start(start, &link, output) {
         Ok(mut keeper) => {
             let code = keeper.keep(link);
             keeper.clean_up();
+            keeper.slave.iter().for_each(Slave::leave);
             code
         }
         Err(NoKeeper::CalledOff) => 0,
@@ -76,6 +79,8 @@ struct Keeper<'a> {
     /// `None` once it is gone.
     broker: Option<Broker<'a>>,
     end_with_child: bool,
+    /// The command's terminal, where it has one of its own.
+    slave: Option<Slave>,
     /// What stands at real paths for this grant.
     placeholders: Vec<Placeholder>,
 }
@@ -88,7 +93,7 @@ enum State {
 
 impl<'a> Keeper<'a> {
     /// From the question for a grant to a command that runs.
-    fn start(start: &Start<'a>, link: &UnixStream) -> Result<Self, NoKeeper> {
+    fn start(start: &Start<'a>, link: &UnixStream, output: Option<Keepers>) -> Result<Self, NoKeeper> {
         let (signals, ignores_children) = become_keeper()?;
         let (mut client, mut granted) = ask_for_grant(start, link)?;
         give_way(&mut granted, start);
@@ -96,8 +101,11 @@ impl<'a> Keeper<'a> {
             complain(&values::warning(&granted));
         }
         let broker = Broker::behind(&client, start.directories)?;
-        let command = start_command(start, link, &mut client, &granted, ignores_children)
-            .inspect_err(|_| broker.finish(Ending::TreeExit))?;
+        let finish = |_: &NoKeeper| broker.finish(Ending::TreeExit);
+        let output = output.map(|output| redirect(output, &mut client, &granted)).transpose();
+        let output = output.map_err(NoKeeper::Refused).inspect_err(finish)?;
+        let how = (ignores_children, output);
+        let (command, slave) = start_command(start, link, &mut client, &granted, how).inspect_err(finish)?;
         drop(client);
         leave_the_terminal(&signals);
         Report::Started(command).send(link);
@@ -113,6 +121,7 @@ impl<'a> Keeper<'a> {
             signals,
             broker: Some(broker),
             end_with_child,
+            slave,
             placeholders: granted.private.map(|private| private.placeholders).unwrap_or_default(),
         })
     }
@@ -218,15 +227,23 @@ impl<'a> Keeper<'a> {
         told
     }
 
-    /// Sends the command the signals that the front passes on. Only a child that has not been waited for
-    /// is signalled: its number cannot mean somebody else.
+    /// Sends the command, or its group, the signals that the front passes on. Only a child that has not been waited
+    /// for is signalled: its number cannot mean somebody else.
     fn obey(&self, orders: &[Order]) {
-        for Order { signal, stops } in orders {
+        for Order { signal, stops, group, ground } in orders {
+            let Some(state) = &self.state else { return };
+            if let (Some(slave), Some(ground)) = (&self.slave, ground) {
+                slave.put(self.command, *ground);
+            }
             let Ok(signal) = Signal::try_from(i32::from(*signal)) else { continue };
-            // A shell's `fg` continues the whole group: the command has it, unless it still stands.
-            let stands = self.state == Some(State::Stopped) && *stops == self.stops;
-            if self.state.is_some() && (signal != Signal::SIGCONT || stands) {
-                let _ = kill(Pid::from_raw(self.command.cast_signed()), signal);
+            // A shell's `fg` continues the whole group: a command in that group has it, unless it still stands.
+            let due = match state {
+                State::Stopped => *stops == self.stops,
+                State::Running => *group,
+            };
+            if signal != Signal::SIGCONT || due {
+                let command = self.command.cast_signed();
+                let _ = kill(Pid::from_raw(if *group { -command } else { command }), signal);
             }
         }
     }
@@ -311,6 +328,7 @@ fn grant_request(start: &Start) -> GrantRequest {
         front: start.front,
         command: status::shown(&options.command),
         end_with_child: options.end_with_child,
+        redact: options.redact,
         private: options.private.then(|| PrivateRequest { home: private::home() }),
     }
 }
@@ -321,23 +339,26 @@ fn start_command(
     link: &UnixStream,
     broker: &mut Client,
     granted: &Granted,
-    ignores_children: bool,
-) -> Result<u32, NoKeeper> {
-    let command = command(start, granted, ignores_children);
+    (ignores_children, output): (bool, Option<Keepers>),
+) -> Result<(u32, Option<Slave>), NoKeeper> {
+    let mut command = command(start, granted, ignores_children);
+    let slave = output.and_then(|output| output.give_to(&mut command));
     let keepers = [link.as_raw_fd(), broker.stream().as_raw_fd()];
     let started = match spawn::fork(command, &keepers, start.directories, granted) {
         Ok(waiting) => {
             wait_readable([Some(waiting.gate()), Some(link)], Some(GRANT_DEADLINE));
             make_ready(broker, &waiting, granted)?;
+            let adopted = slave.as_ref().map_or(Ok(()), |slave| slave.adopt(waiting.pid()));
+            adopted.map_err(|errno| Error::internal("give the command its terminal", errno.desc()))?;
             broker.ask::<()>(Question::CommandStarted { pid: waiting.pid() })?;
-            if let [true] = wait_readable([Some(link)], Some(Duration::ZERO)) {
+            if !front_lets_it_start(link, slave.is_some()) {
                 return Err(NoKeeper::CalledOff);
             }
             waiting.release()
         }
         Err(error) => Err(error.into()),
     };
-    started.map_err(|failed| match failed {
+    started.map(|command| (command, slave)).map_err(|failed| match failed {
         Failed::Refused(error) => NoKeeper::Refused(error),
         Failed::NotStarted(error) => {
             let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
@@ -345,6 +366,27 @@ fn start_command(
             NoKeeper::NotStarted(code, line)
         }
     })
+}
+
+/// The last moment to call it off. What it writes to a terminal of its own must find the front's as it will be.
+fn front_lets_it_start(link: &UnixStream, has_terminal: bool) -> bool {
+    if !has_terminal {
+        return wait_readable([Some(link)], Some(Duration::ZERO)) == [false];
+    }
+    Report::Ready.send(link);
+    wait_readable([Some(link)], Some(GRANT_DEADLINE)) == [true]
+        && Order::read(link)
+            .is_some_and(|orders| orders.iter().all(|order| order.signal == 0 && order.ground.is_some()))
+}
+
+/// Warns of what is not masked, connects the redactor with the front, and goes to the command's terminal.
+fn redirect(output: Keepers, broker: &mut Client, granted: &Granted) -> Result<Keepers> {
+    for NotMasked { file, why } in &granted.unmasked {
+        super::complain(&format!("warning: {file} is not masked{}", status::because(*why)));
+    }
+    broker.ask_with_descriptor::<()>(Question::ServeOutput, output.redactors())?;
+    output.lead().map_err(|errno| Error::internal("lead the command's terminal", errno.desc()))?;
+    Ok(output)
 }
 
 /// The device of a private mount goes on to the broker, and stays with nobody else: with it the mount would

@@ -22,6 +22,8 @@ use super::status::Ended;
 pub(super) enum Report {
     /// There is no grant, and no command.
     Refused(Error),
+    /// The command waits for its terminal to be as the front's: an order with a ground says so.
+    Ready,
     /// The command could not be started: an exit code and a line.
     NotStarted { code: i32, line: String },
     /// The command runs and has this pid.
@@ -36,28 +38,49 @@ pub(super) enum Report {
     Ended(Ended),
 }
 
-/// From the front: two bytes on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// From the front: four bytes on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Order {
     /// A signal for the command, or 0: an order that only calls a start off.
     pub(super) signal: u8,
     /// How many stops the front had heard of, modulo 256: a SIGCONT is for those and no later one.
     pub(super) stops: u8,
+    /// The signal is for the command's group.
+    pub(super) group: bool,
+    /// Where the command is on its terminal from now on.
+    pub(super) ground: Option<Ground>,
+}
+
+/// Where a command is on a terminal of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ground {
+    /// It may read, and has what its keys send.
+    Fore,
+    /// It is stopped where it reads.
+    Back,
 }
 
 impl Order {
     /// Sends it, unless the keeper has left hundreds unread.
     pub(super) fn send(self, link: &UnixStream) {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let _ = send(link.as_raw_fd(), &[self.signal, self.stops], flags);
+        let ground = self.ground.map_or(0, |ground| ground as u8 + 1);
+        let _ = send(link.as_raw_fd(), &[self.signal, self.stops, self.group.into(), ground], flags);
     }
 
-    /// The orders that are there; `None` where the front is gone. Two bytes that were sent at once are
-    /// never torn, because the buffer's size is even.
+    /// The orders that are there; `None` where the front is gone. Four bytes that were sent at once are
+    /// never torn, because the buffer's size is a multiple of them.
     pub(super) fn read(mut link: &UnixStream) -> Option<Vec<Self>> {
         let mut bytes = [0; 32];
         let got = link.read(&mut bytes).ok().filter(|got| *got > 0)?;
-        Some(bytes[..got].chunks_exact(2).map(|pair| Self { signal: pair[0], stops: pair[1] }).collect())
+        Some(bytes[..got].as_chunks().0.iter().map(Self::of).collect())
+    }
+}
+
+impl Order {
+    fn of([signal, stops, group, ground]: &[u8; 4]) -> Self {
+        let ground = [Ground::Fore, Ground::Back].get(usize::from(*ground).wrapping_sub(1)).copied();
+        Self { signal: *signal, stops: *stops, group: *group != 0, ground }
     }
 }
 

@@ -1,7 +1,8 @@
 //! run answers: how does a command get a grant for itself and all that it starts?
 //!
 //! Two processes. The keeper is the grant's root and lives as long as the tree does; the front is what
-//! the shell waits for, and is gone the moment the command is. Neither ever holds a value.
+//! the shell waits for, and is gone the moment the command is. Neither ever holds a value: what the command
+//! writes is redacted in a process of the broker's.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -21,14 +22,18 @@ use nix::unistd::ForkResult;
 mod broker;
 mod descriptors;
 mod front;
+mod front_terminal;
 mod keeper;
 mod link;
+mod output;
 mod private;
 mod signals;
 mod spawn;
 mod status;
+mod terminal;
 mod values;
 
+use output::Output;
 pub use private::try_namespaces;
 
 /// What is to be run, and what it may be delivered.
@@ -52,6 +57,8 @@ pub struct RunOptions {
     pub end_with_child: bool,
     /// The command gets a mount namespace of its own, with files at their real paths.
     pub private: bool,
+    /// Values are masked in what it writes to stdout, stderr and its terminal.
+    pub redact: bool,
     /// The directory that holds `kin.toml`.
     pub project_directory: PathBuf,
 }
@@ -147,6 +154,7 @@ impl<'a> Start<'a> {
     fn attempt(&self) -> Result<Outcome> {
         let (ours, keepers) =
             UnixStream::pair().map_err(|error| Error::internal("make a socket pair", error))?;
+        let output = self.options.redact.then(Output::here).transpose()?;
         // Blocked before the fork: neither process may miss one or die of one.
         signals::handled().thread_block().map_err(|error| Error::internal("block signals", error))?;
         // What is buffered must not be written by both.
@@ -154,11 +162,11 @@ impl<'a> Start<'a> {
         let outcome = match process::fork_single_threaded() {
             Ok(ForkResult::Child) => {
                 drop(ours);
-                keeper::main(self, keepers)
+                keeper::main(self, keepers, output.map(Output::keepers))
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(keepers);
-                let outcome = front::wait(self, child, ours);
+                let outcome = front::wait(self, child, ours, output.map(Output::fronts));
                 if matches!(outcome, Ok(Outcome::Refused(_))) {
                     let _ = nix::sys::wait::waitpid(child, None);
                 }

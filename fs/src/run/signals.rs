@@ -83,13 +83,18 @@ impl Received {
     }
 
     /// Whether this process, the keeper or one of the keeper's tree sent it (`kill 0` in a script).
-    fn is_from_within(&self, keeper: u32) -> bool {
+    pub(super) fn is_from_within(&self, keeper: u32) -> bool {
         self.0.ssi_pid == std::process::id() || descends_from(self.0.ssi_pid, keeper)
     }
 
     /// Whether it has to be passed on to the command: it was sent to this process alone, from without.
     pub(super) fn is_for_the_command(&self, keeper: u32) -> bool {
         !(self.reached_the_group() || self.is_from_within(keeper))
+    }
+
+    /// Whether it ends a process that does nothing about it, and is meant to.
+    pub(super) fn is_an_end(&self) -> bool {
+        [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].contains(&self.number())
     }
 
     /// Whether it ends a run of which it is not known that the command has started: it would have ended

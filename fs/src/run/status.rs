@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use kin_broker::describe;
+use kin_broker::redaction::Unmasked;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,15 @@ fn is_nowhere(program: &OsStr) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = || std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
     !program.as_encoded_bytes().contains(&b'/') && !found()
+}
+
+/// The rest of a warning.
+pub(super) fn because(why: Unmasked) -> &'static str {
+    match why {
+        Unmasked::Short => ": what has less than 8 bytes never is",
+        Unmasked::Long => ": it is too large",
+        Unmasked::Encoded => " where it is encoded: all values together are too large",
+    }
 }
 
 /// The most arguments of a command, and the most characters of one, that `kin status` is told.

@@ -171,6 +171,7 @@ fn granted() -> Granted {
         scrub: Vec::new(),
         warn_of_values: false,
         private: None,
+        unmasked: Vec::new(),
     }
 }
 

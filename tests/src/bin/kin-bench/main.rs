@@ -12,6 +12,7 @@ mod lifetimes;
 mod load;
 mod opens;
 mod record;
+mod redaction;
 mod report;
 mod roles;
 mod statistics;
@@ -83,6 +84,8 @@ fn measure(options: &Options) -> Result<()> {
     report.run = lifetimes::run_true(&world)?;
     progress("withdrawal");
     report.withdrawal = lifetimes::withdrawal(&world)?;
+    progress("redaction");
+    report.flow = redaction::flow(&world)?;
     progress("the record");
     record::fill(&world)?;
     report.verify = record::verify_rate(&world, &at_start)?;

@@ -12,6 +12,7 @@ use crate::Result;
 use crate::check::Check;
 use crate::children::own;
 use crate::floor::{self, SIZE};
+use crate::redaction;
 use crate::statistics::{monotonic_ns, percentile};
 
 /// How long a child that was left behind reads before it gives up.
@@ -27,6 +28,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> Result<()> {
         ("chain", 2..) => chain(first, &arguments[1..]),
         ("opens", 1) => opens(&file(first), 50),
         ("tails", 1) => opens(&file(first), 99),
+        ("pour", 0) => redaction::pour(),
         ("spawns", 1) => spawns(&file(first)),
         ("first-open", 1) => first_open(&file(first)),
         ("leave-child", 1) => leave_child(&file(first)),

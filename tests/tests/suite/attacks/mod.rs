@@ -10,6 +10,8 @@ mod f;
 mod g;
 mod jk;
 mod l;
+mod r;
+mod r_terminal;
 mod x;
 mod y;
 mod z;

@@ -1,0 +1,21 @@
+//! redaction answers: what may be shown of an output? Everything but values, in whatever form they stand there.
+//!
+//! The values of a grant are in a process of its own for that: a redactor, which is not dumpable, reads what the
+//! command writes, and writes what may be seen. What it masks, and how, is pure: [`Redactor`], [`Patterns`].
+
+mod channel;
+mod forms;
+mod handing;
+mod patterns;
+mod process;
+mod redactor;
+mod stream;
+mod zygote;
+
+pub(crate) use channel::Channel;
+pub use channel::NotMasked;
+pub use forms::SHORTEST;
+pub use patterns::{LONGEST, Patterns, Unmasked};
+pub use process::link;
+pub use redactor::Redactor;
+pub use zygote::Zygote;

@@ -1,0 +1,84 @@
+//! Where does a redactor come from? From a zygote: a process that the broker forked before it held anything or had
+//! a second thread, and that forks again for each. So nobody ever could look into a redactor: it is not dumpable
+//! from its first moment, which an exec would undo.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, chdir, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+
+use super::process;
+use crate::error::{Error, Result};
+use crate::sys::process::{fork_single_threaded, ignore};
+use crate::sys::socket::{receive, send_with};
+
+/// The broker's side of it. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Zygote(UnixStream);
+
+impl Zygote {
+    /// Forks it. This process must have one thread, be hardened, and hold nothing secret.
+    ///
+    /// # Errors
+    /// Those of fork(2) and socketpair(2).
+    pub fn start() -> Result<Self> {
+        let fault = |what: &'static str| move |error: std::io::Error| Error::internal(what, error);
+        let (ours, theirs) = UnixStream::pair().map_err(fault("make a socket pair"))?;
+        match fork_single_threaded().map_err(|errno| Error::internal("fork", errno))? {
+            ForkResult::Parent { .. } => Ok(Self(ours)),
+            ForkResult::Child => live(&theirs),
+        }
+    }
+
+    /// A new redactor: the broker's end of the socket between them.
+    ///
+    /// # Errors
+    /// `internal` where the zygote is gone.
+    pub(super) fn fork(&self) -> Result<UnixStream> {
+        let (ours, theirs) =
+            UnixStream::pair().map_err(|error| Error::internal("make a socket pair", error))?;
+        let sent = send_with(&self.0, b"r", theirs.as_fd());
+        sent.map_err(|errno| Error::internal("ask for a redactor", errno.desc()))?;
+        Ok(ours)
+    }
+}
+
+fn live(socket: &UnixStream) -> ! {
+    let _ = let_go_of_all_but(socket.as_raw_fd());
+    let _ = setsid();
+    // The kernel reaps redactors then (waitpid(2)).
+    let _ = ignore(Signal::SIGCHLD);
+    let _ = prctl::set_name(c"kin-redactor");
+    loop {
+        match receive(socket, &mut [0]) {
+            Ok((1.., Some(redactors))) => {
+                if let Ok(ForkResult::Child) = fork_single_threaded() {
+                    let _ = close(socket.as_raw_fd());
+                    process::main(UnixStream::from(redactors));
+                }
+            }
+            Err(Errno::EINTR) => {}
+            _ => std::process::exit(0),
+        }
+    }
+}
+
+/// Terminal, directory, lock and whatever else the broker has by now: an end of it must not wait for this process.
+fn let_go_of_all_but(kept: RawFd) -> std::io::Result<()> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    drop(null);
+    let open = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
+        .collect::<Vec<_>>();
+    // The directory that was listed is among them, and closed by now.
+    for fd in open.into_iter().filter(|fd| *fd > 2 && *fd != kept) {
+        let _ = close(fd);
+    }
+    chdir("/").map_err(Into::into)
+}
