@@ -210,7 +210,7 @@ impl Broker {
 
     /// Changes a copy and puts it in the vault's place once it is on the disk: readers never wait for a
     /// write.
-    fn change_vault<T>(&self, change: impl FnOnce(&mut Vault) -> Result<T>) -> Result<T> {
+    pub(crate) fn change_vault<T>(&self, change: impl FnOnce(&mut Vault) -> Result<T>) -> Result<T> {
         let _changing = self.change()?;
         let opened = self.custody.read().opened().ok_or_else(locked)?;
         let mut vault = (*opened.vault).clone();

@@ -73,8 +73,10 @@ const ROWS: &str = "
     c01 c02 c04 c05 c06 c07 c10
     d01 d02 d03 d04 d05 d07 d09
     e01 e02 e04 e05 e06 e08 e10 e12
+    f15
     x04 x07 x10 x13 x15 x18
     y01 y02 y03 y04 y07
+    z01 z02 z03 z04 z05 z06 z09
 ";
 
 #[test]

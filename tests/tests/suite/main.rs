@@ -32,6 +32,8 @@ mod cli;
 mod costs;
 mod edges;
 mod grants;
+mod imports;
+mod links;
 mod private;
 mod refusals;
 mod semantics;
