@@ -94,7 +94,7 @@ impl Broker {
                 let (_, reference) =
                     kept.ok_or_else(|| Error::internal("replace a file", "nobody asked for it"))?;
                 let old = place.read(way)?;
-                if !self.is_current(opened, reference, old.bytes())? {
+                if !self.is_current(opened, reference, old.bytes(), "adopt")? {
                     return Err(changed(info, reference));
                 }
                 linked.replaced(reference, &old);
@@ -146,7 +146,10 @@ impl Broker {
         let mut told = Vec::new();
         for linked in chosen {
             let state = self.take_away(&opened, &linked, request.restore)?;
-            store.forget(&linked)?;
+            // Where something stands in the way of a file, that can still be brought back later.
+            if !(request.restore && linked.kept.is_some() && state == UnlinkState::Kept) {
+                store.forget(&linked)?;
+            }
             self.record_link(PolicyChange::Unlink, &directory, &linked.file, &linked.path)?;
             told.push(UnlinkInfo { file: linked.file.clone(), path: linked.whole(), state });
         }
@@ -163,7 +166,11 @@ impl Broker {
             }
             None => None,
         };
-        let Some(place) = Place::at(way)? else { return Ok(UnlinkState::Gone) };
+        let place = match &value {
+            Some(_) => Some(Place::make(way)?),
+            None => Place::at(way)?,
+        };
+        let Some(place) = place else { return Ok(UnlinkState::Gone) };
         let state = place.remove(linked)?;
         if let (Some((value, mode)), UnlinkState::Removed | UnlinkState::Gone) = (&value, state) {
             // The line for git stays: a file in the clear is the last thing to be committed.

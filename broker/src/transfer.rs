@@ -199,7 +199,9 @@ impl Broker {
         let known = opened.vault.info(reference);
         let state = match &known {
             None => ImportState::New,
-            Some(info) if info.size == size && self.is_current(opened, reference, &incoming.value)? => {
+            Some(info)
+                if info.size == size && self.is_current(opened, reference, &incoming.value, "import")? =>
+            {
                 ImportState::Same
             }
             Some(_) => ImportState::Changed,
@@ -218,8 +220,9 @@ impl Broker {
         opened: &Opened,
         reference: &Reference,
         value: &Plaintext,
+        reason: &str,
     ) -> Result<bool> {
-        let logged = self.logged(VaultChange::Compare, reference, "import")?;
+        let logged = self.logged(VaultChange::Compare, reference, reason)?;
         Ok(opened.vault.unseal(&logged)?.bytes() == value.bytes())
     }
 

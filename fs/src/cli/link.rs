@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -164,11 +165,14 @@ fn adopt(
     if let Some(mut terminal) = terminal {
         terminal.say(&staging::table(&seen))?;
         for info in there {
-            terminal.say(&format!("{} becomes a link\n", output::printable_path(&info.path)))?;
+            terminal.say(&format!("{} becomes a link\n", shown_path(info)))?;
         }
         incoming.agree(&mut terminal, &seen, "Move them into the vault?")?;
     }
-    incoming.commit(client)?;
+    let done = incoming.commit(client)?;
+    if !arguments.format.json {
+        output::print(&staging::table(&done))?;
+    }
     Ok(replace)
 }
 
@@ -185,15 +189,24 @@ fn read(directory: &Path, info: &LinkInfo) -> Result<kin_broker::Plaintext> {
     let path = FilePath::new(text)?;
     let way = Way { base, path: &path, link: &info.target };
     let Target::File(seen) = way.find()? else {
-        let message = format!("{} has changed meanwhile", output::printable_path(&info.path));
+        let message = format!("{} has changed meanwhile", shown_path(info));
         return Err(Error::new(Class::Denied, "file_changed", message).hint("try again"));
     };
     let own = format!("/proc/self/fd/{}", seen.as_fd().as_raw_fd());
     let file = File::open(own).map_err(|error| {
-        let message = format!("could not read {}: {}", output::printable_path(&info.path), describe(&error));
+        let message = format!("could not read {}: {}", shown_path(info), describe(&error));
         bad_usage("file_unreadable", message, "make it one that you can read")
     })?;
+    let other_names = file.metadata().map_or(true, |meta| meta.nlink() != 1);
+    if other_names {
+        let message = format!("{} has other names, which would keep what it holds", shown_path(info));
+        return Err(Error::new(Class::Unsafe, "unsafe_target", message).hint("remove the others first"));
+    }
     value::from_open(&file)
+}
+
+fn shown_path(info: &LinkInfo) -> String {
+    output::printable_path(&info.path)
 }
 
 /// One line for each link.

@@ -77,6 +77,15 @@ fn what_is_there_stays_unless_it_is_said_and_then_none_is_stored() {
 }
 
 #[test]
+fn an_import_reads_what_a_pipe_gives_once() {
+    let world = World::ready();
+    let secret = world.canary();
+    let script = format!("\"$0\" import <(printf 'A=%s' {secret}) --prefix piped");
+    world.other("/bin/bash", ["-c", &script]).args([binary()]).run().exits(0);
+    assert_eq!(revealed(&world, "piped/A"), secret.as_bytes());
+}
+
+#[test]
 fn json_is_read_by_the_way_to_each_value() {
     let world = World::ready();
     let secret = world.canary();

@@ -141,6 +141,11 @@ fn a_file_that_is_there_stays_until_it_is_adopted() {
     std::fs::write(&env, &secret).expect("a file");
     world.kin(["link"]).run().refuses(5, &["is a file already"]);
     assert!(!world.path("home/.api").exists(), "nothing is done where one has to stay");
+    let other = world.path("other");
+    std::fs::hard_link(&env, &other).expect("another name");
+    world.kin(["link", "--adopt", "--overwrite"]).run().refuses(3, &["other names"]);
+    std::fs::remove_file(&other).expect("it");
+    assert_eq!(world.kin(["show", "db/url", "--json"]).run().exits(0).json()["version"], 1);
     // The vault has another value, which nobody said to replace.
     world.kin(["link", "--adopt"]).run().refuses(5, &["another value"]);
     assert_eq!(std::fs::read_to_string(&env).expect("a file"), secret);
@@ -151,8 +156,32 @@ fn a_file_that_is_there_stays_until_it_is_adopted() {
     let writes = world.audit();
     let adopted = record::of(&writes, "vault.write").iter().filter(|line| line["reason"] == "adopt").count();
     assert_eq!(adopted, 1);
+    // Something stands in its way, and it can be brought back later; its directory may be gone too.
+    std::fs::remove_file(&env).expect("the link");
+    std::fs::write(&env, "in the way").expect("a file");
+    let output = world.kin(["unlink", "--restore", "--yes", DATABASE]).run().exits(0);
+    assert!(output.text().contains("stays"), "{output}");
+    assert_eq!(std::fs::read_to_string(&env).expect("a file"), "in the way");
+    std::fs::remove_dir_all(&conf).expect("the directory");
     world.kin(["unlink", "--restore", "--yes", DATABASE]).run().exits(0);
     assert_eq!(std::fs::read_to_string(&env).expect("a file"), secret);
+}
+
+#[test]
+fn what_is_no_file_of_its_own_becomes_no_link() {
+    let world = World::ready();
+    let before = world.kin(["list", "--json"]).run().exits(0).stdout;
+    let (env, other) = (world.project().join(".env"), world.path("other"));
+    std::fs::write(&other, world.canary()).expect("a file");
+    symlink(&other, &env).expect("a link");
+    world.kin(["import", ".env", "--link", "--yes"]).run().refuses(2, &["cannot be linked"]);
+    std::fs::remove_file(&env).expect("the link");
+    std::fs::hard_link(&other, &env).expect("another name");
+    world.kin(["import", ".env", "--link", "--yes"]).run().refuses(2, &["cannot be linked"]);
+    std::fs::remove_file(&env).expect("the name");
+    std::fs::create_dir(&env).expect("a directory");
+    world.kin(["import", ".env", "--link", "--yes"]).run().refuses(2, &["cannot be linked"]);
+    assert_eq!(world.kin(["list", "--json"]).run().exits(0).stdout, before);
 }
 
 #[test]

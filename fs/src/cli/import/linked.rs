@@ -1,5 +1,6 @@
 //! `kin import FILE --link`: a file becomes a secret, a binding and a link, in this order, and can go back.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use kin_broker::control::Client;
@@ -57,6 +58,10 @@ impl Place {
             let message = format!("{} cannot be linked: {why}", output::printable_path(file));
             bad_usage("bad_path", message, "name a file of a project")
         };
+        let meta = std::fs::symlink_metadata(file).map_err(|error| bad(describe(&error)))?;
+        if !meta.is_file() || meta.nlink() != 1 {
+            return Err(bad("it is a link, has other names, or is no file".into()));
+        }
         let name = file.file_name().ok_or_else(|| bad("it has no name".into()))?;
         let above = file.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let above = std::fs::canonicalize(above).map_err(|error| bad(describe(&error)))?;
@@ -87,14 +92,15 @@ impl Plan {
         let path = place.directory.join(FILE);
         let old = match std::fs::symlink_metadata(&path) {
             Err(_) => None,
-            Ok(_) => Some(trust::inspect(client, &place.directory).and_then(|seen| trusted(&seen))?),
+            Ok(_) => Some(trust::inspect(client, &place.directory)?),
         };
         let (project, old): (ProjectName, _) = match old {
             None => (manifest::project_name(&place.directory), None),
-            Some(project) => {
+            Some(seen) => {
                 let text = std::fs::read_to_string(&path)
                     .map_err(|error| Error::storage(&format!("read {FILE}"), &error))?;
-                (project, Some(text))
+                check_trusted(&seen, &text)?;
+                (seen.project, Some(text))
             }
         };
         let below = match prefix {
@@ -123,7 +129,7 @@ impl Plan {
                 .hint("the values are in the vault; look at it, and try again"));
         }
         manifest::write(directory, &self.new)?;
-        let hash = format!("{:x}", Sha256::digest(self.new.as_bytes()));
+        let hash = hash(&self.new);
         let question = Question::Trust { directory: directory.clone(), hash, confirmed: true };
         let trusted: Result<ManifestInfo> = unlock::asking(client, |client| client.ask(question.clone()));
         trusted.map(drop).inspect_err(|_| {
@@ -144,7 +150,8 @@ impl Plan {
             let trusted = self.place.directory.join(FILE);
             output::json(&serde_json::json!({ "secrets": imported, "links": made, "manifest": trusted }))?;
         } else {
-            output::line(&format!("stored {}, and trusted {FILE} as it is now", self.reference))?;
+            output::line(&format!("stored {}, and trusted {FILE} with", self.reference))?;
+            output::print(&manifest::added(self.old.as_deref(), &self.new))?;
             link::say(&made)?;
         }
         let adopted = made.iter().filter(|link| link.state == LinkState::Replaced);
@@ -156,14 +163,22 @@ impl Plan {
     }
 }
 
-fn trusted(seen: &ManifestInfo) -> Result<ProjectName> {
+/// That this text, and no other, is what is trusted.
+fn check_trusted(seen: &ManifestInfo, text: &str) -> Result<()> {
     let refuse = |code, what: &str| {
         let message = format!("{} {what}", seen.directory.join(FILE).display());
         Err(Error::new(Class::Unsafe, code, message).hint("read it, then `kin trust`"))
     };
     match seen.trust {
-        TrustState::Trusted => Ok(seen.project.clone()),
-        TrustState::Changed { .. } => refuse("manifest_changed", "has changed since it was trusted"),
+        TrustState::Trusted if hash(text) == seen.hash => Ok(()),
+        TrustState::Trusted | TrustState::Changed { .. } => {
+            refuse("manifest_changed", "has changed since it was trusted")
+        }
         _ => refuse("manifest_untrusted", "is not trusted"),
     }
+}
+
+/// SHA-256, as the broker has it of a manifest.
+fn hash(text: &str) -> String {
+    format!("{:x}", Sha256::digest(text.as_bytes()))
 }

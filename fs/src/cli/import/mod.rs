@@ -132,6 +132,10 @@ fn guess(file: &Path) -> Result<Kind> {
     if file.is_dir() {
         return Ok(Kind::Pass);
     }
+    // What comes out of a pipe can be read once.
+    if !file.is_file() {
+        return Ok(Kind::Dotenv);
+    }
     let mut beginning = Vec::new();
     let read = std::fs::File::open(file)
         .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 22), &mut beginning));
