@@ -1,7 +1,7 @@
 //! Where do links into the mount stand, and may they be put and taken away? Only what kin made goes, and no
 //! file gives way whose bytes the vault does not have.
 
-use kin_policy::{Binding, DirectoryName, FileName, FilePath, Reference};
+use kin_policy::{DirectoryName, FileName, FilePath, Reference};
 
 use crate::answer::confirmation;
 use crate::audit::{Event, PolicyChange, VaultChange};
@@ -38,15 +38,15 @@ impl Broker {
         let mut store = Store::open(&self.directories.links_file(), &opened.identity)?;
         let chosen = chosen(&manifest, request.files.as_deref())?;
         let mut told = Vec::new();
-        for (file, binding, path) in &chosen {
-            told.push(self.look(request, &manifest, &project, (file, binding, path))?);
+        for wanted in &chosen {
+            told.push(self.look(request, &manifest, &project, wanted)?);
         }
         if !request.confirmed {
             return Ok(told);
         }
         check_replaced(&told, &request.replace)?;
-        for (info, (.., path)) in told.iter_mut().zip(&chosen) {
-            self.put(&opened, &mut store, request, &manifest, info, path)?;
+        for (info, wanted) in told.iter_mut().zip(&chosen) {
+            self.put(&opened, &mut store, request, &manifest, info, wanted.path)?;
         }
         Ok(told)
     }
@@ -56,7 +56,7 @@ impl Broker {
         request: &LinkRequest,
         manifest: &Manifest,
         project: &DirectoryName,
-        (file, binding, path): (&FileName, &Binding, &FilePath),
+        Wanted { file, path, reference }: &Wanted<'_>,
     ) -> Result<LinkInfo> {
         let base = if path.is_in_home() { &request.home } else { &manifest.directory };
         let target = self.directories.mountpoint().join(project.as_str()).join(file.as_str());
@@ -66,8 +66,8 @@ impl Broker {
             Target::Link => LinkState::Linked,
             Target::File(_) => LinkState::File,
         };
-        let reference = Some(binding.reference.clone());
-        Ok(LinkInfo { file: file.clone(), path: way.whole(), target, state, reference })
+        let (file, reference) = (FileName::clone(file), reference.cloned());
+        Ok(LinkInfo { file, path: way.whole(), target, state, reference })
     }
 
     /// Puts one link: the line for git first, then the memory of it, then the link, where it replaces something.
@@ -185,15 +185,22 @@ impl Broker {
     }
 }
 
-/// The bindings that have a path, or these of them.
-fn chosen<'m>(
-    manifest: &'m Manifest,
-    files: Option<&[FileName]>,
-) -> Result<Vec<(&'m FileName, &'m Binding, &'m FilePath)>> {
+/// A file of a manifest that has a path.
+#[derive(Clone, Copy)]
+struct Wanted<'m> {
+    file: &'m FileName,
+    path: &'m FilePath,
+    /// The secret that it is, where it is one.
+    reference: Option<&'m Reference>,
+}
+
+/// All of them, or these.
+fn chosen<'m>(manifest: &'m Manifest, files: Option<&[FileName]>) -> Result<Vec<Wanted<'m>>> {
     let usage = |code, message: String, hint: &str| Err(Error::new(Class::Usage, code, message).hint(hint));
-    let with_path =
-        |(file, binding): (&'m FileName, &'m Binding)| Some((file, binding, binding.path.as_ref()?));
-    let all: Vec<_> = manifest.bindings.iter().filter_map(with_path).collect();
+    let bindings = manifest.bindings.iter().filter_map(|(file, binding)| {
+        Some(Wanted { file, path: binding.path.as_ref()?, reference: Some(&binding.reference) })
+    });
+    let all: Vec<_> = bindings.collect();
     let Some(files) = files else {
         if all.is_empty() {
             let hint = "a binding with `path = \"…\"` says where its link goes";
@@ -203,7 +210,7 @@ fn chosen<'m>(
     };
     let mut chosen = Vec::new();
     for file in files {
-        match all.iter().find(|(own, ..)| *own == file) {
+        match all.iter().find(|own| own.file == file) {
             Some(found) => chosen.push(*found),
             None => {
                 let message = format!("the project binds no {file} that has a path");
