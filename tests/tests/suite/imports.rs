@@ -284,3 +284,58 @@ fn secrets_are_found_by_name_attribute_and_time_without_a_value() {
     world.kin(["list", "db", "--attr", "a=b"]).run().exits(0);
     assert_eq!(world.audit().len(), before, "no value was touched");
 }
+
+/// A person at a terminal: `$1` are the answers, one letter a question, and the rest is the command.
+const TYPED: &str = r#"
+import os, pty, sys, termios
+pid, terminal = pty.fork()
+if pid == 0:
+    termios.tcsetwinsize(0, (24, 100))
+    os.execv(sys.argv[2], sys.argv[2:])
+said, answers = b"", iter(sys.argv[1])
+try:
+    while got := os.read(terminal, 4096):
+        said += got
+        if said.endswith(b"[y/N] "):
+            os.write(terminal, next(answers).encode() + b"\n")
+except OSError:
+    pass
+sys.stdout.buffer.write(said)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+fn typed<'w>(world: &'w World, answers: &str, line: &[&str]) -> Kin<'w> {
+    world.other("/usr/bin/python3", ["-c", TYPED, answers]).args([binary()]).args(line)
+}
+
+#[test]
+fn a_person_sees_what_an_import_changes_and_no_value_and_agrees() {
+    let world = World::ready();
+    let (first, second) = env_file(&world);
+    world.set("api/TWO", b"its own");
+    let line = ["import", ".env", "--prefix", "api"];
+    for (answers, code) in [("n", 5), ("yn", 5), ("yy", 0)] {
+        let output = typed(&world, answers, &line).run().exits(code);
+        let text = output.text();
+        assert!(
+            text.contains("api/ONE") && text.contains("changed") && text.contains("Import them?"),
+            "{text}"
+        );
+        assert!(!text.contains(&first) && !text.contains(&second[2..]), "a value is shown");
+        let stored = world.kin(["show", "api/ONE"]).run().code() == 0;
+        assert_eq!(stored, code == 0, "{answers}");
+    }
+    assert_eq!(revealed(&world, "api/TWO"), second.as_bytes());
+    // What it means to link a file is shown too, and nothing is done without a yes.
+    let before = std::fs::read(world.project().join("kin.toml")).expect("kin.toml");
+    let output = typed(&world, "n", &["import", ".env", "--link"]).run().exits(5);
+    assert!(output.text().contains("+ \".env\" = { ref = \"api/.env\", path = \".env\" }"), "{output}");
+    assert_eq!(std::fs::read(world.project().join("kin.toml")).expect("kin.toml"), before);
+    assert!(std::fs::read(world.project().join(".env")).is_ok());
+    typed(&world, "y", &["import", ".env", "--link"]).run().exits(0);
+    assert!(std::fs::read(world.project().join(".env")).is_err(), "it is closed outside a tree");
+    typed(&world, "n", &["unlink", "--restore"]).run().exits(5);
+    typed(&world, "y", &["unlink", "--restore"]).run().exits(0);
+    assert!(std::fs::read(world.project().join(".env")).is_ok());
+    typed(&world, "n", &["export", "--reveal"]).run().exits(5);
+}
