@@ -27,9 +27,9 @@ impl Broker {
     ///
     /// # Errors
     /// Its refusal, which the caller sends instead.
-    pub(crate) fn answer(&self, peer: &Peer, request: Request, with: Enclosed) -> Result<Reply> {
+    pub(crate) fn answer(&self, peer: &Peer, request: Request, with: Enclosed<'_>) -> Result<Reply> {
         let Request { question, session_bus, .. } = request;
-        let Enclosed { value, device } = with;
+        let Enclosed { value, device, staged } = with;
         let bus = session_bus.as_deref();
         if let Some(verb) = forbidden_inside(&question) {
             self.outside_every_tree(peer, verb)?;
@@ -63,6 +63,14 @@ impl Broker {
             Question::Restore { path, confirmed } => {
                 plain(&self.restore(&path, confirmed, value.as_ref(), bus)?)
             }
+            Question::Stage { entries } => plain(&self.stage(staged, entries, value)?),
+            Question::StageExport(request) => {
+                plain(&self.stage_export(staged, &request, value.as_ref(), bus)?)
+            }
+            Question::Import(request) => plain(&self.import(staged, &request, bus)?),
+            Question::Export(request) => plain(&self.export(&request, value.as_ref(), bus)?),
+            Question::Link(request) => plain(&self.link(&request, bus)?),
+            Question::Unlink(request) => plain(&self.unlink(&request, bus)?),
             Question::Inspect { directory } => {
                 // Without the key nothing can be said about trust, but the manifest can still be shown.
                 let _ = self.unlock(Asker::Anybody, None, bus);
@@ -114,15 +122,16 @@ impl Broker {
 
     fn set(&self, new: NewVersion, value: Option<Plaintext>, bus: Option<&str>) -> Result<SecretInfo> {
         let bad = |why: &str| Error::new(Class::Usage, "bad_request", why.to_owned());
-        let NewVersion { reference, mut generate, note, expires_s, rotate } = new;
+        let NewVersion { reference, mut generate, note, expires_s, attributes, rotate } = new;
         let now = clock::unix_seconds();
         let due = |seconds: i64| now.saturating_add(seconds);
         let asked = expires_s.map(|seconds| due(i64::try_from(seconds).unwrap_or(i64::MAX)));
-        let mut facts = Facts { note, due: asked, generated: None };
+        let mut facts = Facts { note, due: asked, generated: None, attributes };
         if rotate {
             self.unlock(Asker::Person, None, bus)?;
             let old = self.info(&reference)?;
             facts.note = facts.note.or(old.note);
+            facts.attributes = old.attributes.into_iter().chain(facts.attributes).collect();
             facts.due = facts.due.or(old.due.map(|at| due(at.saturating_sub(old.created))));
             generate = generate.or(old.generated.filter(|_| value.is_none()));
         }
@@ -360,6 +369,10 @@ fn forbidden_inside(question: &Question) -> Option<&'static str> {
         Question::Remove { .. } => Some("rm"),
         Question::Backup { .. } => Some("backup"),
         Question::Restore { .. } => Some("restore"),
+        Question::Stage { .. } | Question::StageExport(_) | Question::Import(_) => Some("import"),
+        Question::Export(_) => Some("export"),
+        Question::Link(_) => Some("link"),
+        Question::Unlink(_) => Some("unlink"),
         Question::Trust { .. } => Some("trust"),
         Question::Untrust { .. } => Some("untrust"),
         _ => None,
@@ -379,7 +392,7 @@ fn unknown(reference: &Reference) -> Error {
         .hint("`kin list` shows what it has")
 }
 
-fn confirmation(verb: &str) -> Error {
+pub(crate) fn confirmation(verb: &str) -> Error {
     Error::new(Class::Denied, "confirmation_needed", format!("`kin {verb}` wants a person to confirm it"))
         .hint("answer on a terminal, or say --yes")
 }

@@ -372,7 +372,7 @@ pub(crate) fn trusted(state: &TrustState, manifest: &Manifest) -> Result<()> {
     }
 }
 
-fn untrusted(manifest: &Manifest) -> Error {
+pub(crate) fn untrusted(manifest: &Manifest) -> Error {
     let message = format!("{} is not trusted", manifest.path().display());
     Error::new(Class::Unsafe, "manifest_untrusted", message).hint("read it, then `kin trust`")
 }

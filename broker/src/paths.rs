@@ -107,6 +107,11 @@ impl Directories {
         self.data.join("trust.json")
     }
 
+    /// The links that kin made.
+    pub fn links_file(&self) -> PathBuf {
+        self.state.join("links.json")
+    }
+
     /// Makes all four, each 0700 and ours; refuses what somebody else could have put there.
     ///
     /// # Errors

@@ -37,14 +37,14 @@ pub struct Placeholder {
 
 /// Which inode: a number that is used again is told by its birth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Inode {
+pub(crate) struct Inode {
     dev: u64,
     ino: u64,
     born: Option<u64>,
 }
 
 impl Inode {
-    fn of(meta: &Metadata) -> Self {
+    pub(crate) fn of(meta: &Metadata) -> Self {
         let born = meta.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
         let born = born.and_then(|born| u64::try_from(born.as_nanos()).ok());
         Self { dev: meta.dev(), ino: meta.ino(), born }
@@ -52,6 +52,11 @@ impl Inode {
 }
 
 impl Placeholder {
+    /// A directory that was made for something else to be in.
+    pub(crate) fn directory(path: PathBuf, inode: Inode) -> Self {
+        Self { path, inode, directory: true }
+    }
+
     /// Takes it away, where it is still what was put there. A directory that has come to hold something
     /// stays: rmdir(2) refuses it.
     pub fn remove(&self) {

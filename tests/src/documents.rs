@@ -74,8 +74,10 @@ const ROWS: &str = "
     d01 d02 d03 d04 d05 d07 d09
     e01 e02 e04 e05 e06 e08 e10 e12
     r01 r02 r03 r04 r08 r09 r11 r14 r15 r16
+    f15
     x04 x07 x10 x13 x15 x18
     y01 y02 y03 y04 y07
+    z01 z02 z03 z04 z05 z06 z09
 ";
 
 #[test]

@@ -31,6 +31,6 @@ pub use probe::{Actor, Part, Probe, Remote};
 pub use rerun::{
     Role, answer, as_member, as_nobody, as_nobody_under_hidepid, in_user_namespace, is_root, needs_root,
 };
-pub use sweep::of_memory as memory_of;
+pub use sweep::{of_files as leaks_below, of_memory as memory_of};
 pub use terminal::{PROMPT, Terminal};
 pub use world::{Identity, World, binary, eventually};

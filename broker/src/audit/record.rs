@@ -142,7 +142,7 @@ pub enum Event<'a> {
         /// More: why it was rejected, which kind of key. Never a value.
         reason: Option<&'a str>,
     },
-    /// `policy.trust`, `policy.untrust`, `policy.reject`
+    /// `policy.trust`, `policy.untrust`, `policy.link`, `policy.unlink`, `policy.reject`
     Policy {
         /// What was done.
         change: PolicyChange,
@@ -204,15 +204,19 @@ pub enum VaultChange {
     AcceptRollback,
     Backup,
     Restore,
+    Compare,
+    Export,
     Reject,
 }
 
-/// What happened to the trust in a manifest.
+/// What happened to the trust in a manifest, or to the links that it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum PolicyChange {
     Trust,
     Untrust,
+    Link,
+    Unlink,
     Reject,
 }
 
@@ -331,6 +335,8 @@ impl Event<'_> {
             Self::Vault { change, .. } => change.event(),
             Self::Policy { change: PolicyChange::Trust, .. } => "policy.trust",
             Self::Policy { change: PolicyChange::Untrust, .. } => "policy.untrust",
+            Self::Policy { change: PolicyChange::Link, .. } => "policy.link",
+            Self::Policy { change: PolicyChange::Unlink, .. } => "policy.unlink",
             Self::Policy { change: PolicyChange::Reject, .. } => "policy.reject",
             Self::SockDeny { .. } => "sock.deny",
             Self::AuditFault { .. } => "audit.fault",
@@ -473,6 +479,8 @@ impl VaultChange {
             Self::Lock => "vault.lock",
             Self::Autolock => "vault.autolock",
             Self::Backup => "vault.backup",
+            Self::Compare => "vault.compare",
+            Self::Export => "vault.export",
             Self::Restore => "vault.restore",
             Self::AcceptRollback => "vault.accept_rollback",
             Self::Reject => "vault.reject",

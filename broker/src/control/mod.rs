@@ -5,6 +5,7 @@ mod frame;
 mod peer;
 pub mod protocol;
 mod server;
+pub mod transfer;
 
 pub use client::Client;
 pub use frame::{MAX_VALUE, read_frame, write_frame};

@@ -4,6 +4,7 @@
 //! request. Values travel as the frame's raw part. Both sides are built from one source; a client and a
 //! broker of different protocols refuse each other (exit 6, `protocol_version`).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kin_policy::{
@@ -11,6 +12,7 @@ use kin_policy::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::transfer::{ExportRequest, ImportRequest, LinkRequest, StageExport, StagedEntry, UnlinkRequest};
 use crate::error::Error;
 use crate::placeholders::Placeholder;
 use crate::redaction::NotMasked;
@@ -124,6 +126,21 @@ pub enum Question {
         /// A person confirmed; without, it is only looked at.
         confirmed: bool,
     },
+    /// Values that wait on this connection for [`Self::Import`]; they travel as the value, packed. → `()`.
+    Stage {
+        /// Their names and sizes, in the order that they are packed in.
+        entries: Vec<StagedEntry>,
+    },
+    /// The same, from a file that is encrypted; its key travels as the value. → `()`.
+    StageExport(StageExport),
+    /// Store all that is staged, or say what that would change. → `Vec<ImportInfo>`, as it was staged.
+    Import(ImportRequest),
+    /// Write secrets to a file for others; a passphrase travels as the value. → `ExportMade`.
+    Export(ExportRequest),
+    /// Put links to a project's files where its manifest says, or say what is there. → `Vec<LinkInfo>`.
+    Link(LinkRequest),
+    /// Take them away. → `Vec<UnlinkInfo>`.
+    Unlink(UnlinkRequest),
     /// What would be trusted. → [`ManifestInfo`].
     Inspect {
         /// The directory that holds `kin.toml`.
@@ -202,8 +219,11 @@ pub struct NewVersion {
     /// After how many seconds it should be replaced.
     #[serde(default)]
     pub expires_s: Option<u64>,
+    /// What it can be found by.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
     /// It replaces one that is there, and keeps what is not given here: the note, the time until the next
-    /// rotation, and, without a value, how the broker made it.
+    /// rotation, the attributes, and, without a value, how the broker made it.
     #[serde(default)]
     pub rotate: bool,
 }
@@ -288,6 +308,9 @@ pub struct SecretInfo {
     /// How the broker made the current version, where it did: `hex:32`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generated: Option<String>,
+    /// What it can be found by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// One version of a secret, without its value.

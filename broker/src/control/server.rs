@@ -16,6 +16,7 @@ use crate::broker::Broker;
 use crate::error::{Class, Error, Result};
 use crate::sys::memory::Plaintext;
 use crate::sys::socket::receive;
+use crate::transfer::Staged;
 
 /// Connections served at once; keepers have none while their command runs.
 const MAX_CONNECTIONS: usize = 128;
@@ -52,11 +53,13 @@ pub fn serve(broker: &Arc<Broker>, listener: &UnixListener) {
 }
 
 /// What comes beside a request's document. A descriptor is closed unless the request is one that it belongs to.
-pub(crate) struct Enclosed {
+pub(crate) struct Enclosed<'c> {
     /// A value.
     pub(crate) value: Option<Plaintext>,
     /// A device.
     pub(crate) device: Option<OwnedFd>,
+    /// Values that came before on the same connection.
+    pub(crate) staged: &'c mut Staged,
 }
 
 /// Serves one connection until it ends or is silent for too long.
@@ -64,6 +67,7 @@ fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
     let _ = stream.set_write_timeout(Some(FRAME_DEADLINE));
     // Pinned at once: the sooner, the less a number can have come to mean somebody else.
     let mut peer = Peer::of(&stream, &broker.identifier);
+    let mut staged = Staged::default();
     loop {
         if !spoken_to(&stream) {
             return;
@@ -78,7 +82,7 @@ fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
                 return;
             }
         };
-        let with = Enclosed { value, device: timed.device };
+        let with = Enclosed { value, device: timed.device, staged: &mut staged };
         let answer = understand(request).and_then(|request| match request.question {
             Question::Grant(wanted) => {
                 // The grant keeps the peer that it was made for; what its keeper says next is said by a new one.

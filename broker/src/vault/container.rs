@@ -59,6 +59,9 @@ pub(super) struct Version {
     /// How the broker made it, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) generated: Option<String>,
+    /// What it can be found by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) attributes: BTreeMap<String, String>,
     /// Gone once the value was destroyed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sealed: Option<Sealed>,

@@ -2,10 +2,12 @@
 //! permit, and for nothing else.
 
 mod anchor;
+mod attributes;
 mod container;
 mod history;
 mod seal;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,6 +58,8 @@ pub struct Facts {
     pub due: Option<i64>,
     /// How the broker made it, where it did.
     pub generated: Option<String>,
+    /// What it can be found by: `env` = `prod`.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker. A clone is a
@@ -216,7 +220,7 @@ impl Vault {
     /// can be read for a while. Nothing changes where the vault cannot be written.
     ///
     /// # Errors
-    /// `value_too_large`, `note_too_long` (Usage), `vault_full`, or another storage error.
+    /// `value_too_large`, `note_too_long`, `bad_attribute` (Usage), `vault_full`, or another storage error.
     pub fn set(
         &mut self,
         reference: &Reference,
@@ -255,13 +259,14 @@ impl Vault {
         facts: Facts,
         created: i64,
     ) -> Result<Version> {
-        let Facts { note, due, generated } = facts;
+        let Facts { note, due, generated, attributes } = facts;
         check_size("value_too_large", "the value", value.len(), MAX_VALUE)?;
         check_size("note_too_long", "the note", note.as_ref().map_or(0, String::len), MAX_NOTE)?;
+        attributes::check(&attributes)?;
         let version = record.versions.last().map_or(0, |current| current.version) + 1;
         let sealed = seal::seal(&self.data_key, &place(reference, version), value.bytes())?;
         let (size, sealed) = (value.len() as u64, Some(Sealed(sealed.into())));
-        Ok(Version { version, created, size, note, due, generated, sealed })
+        Ok(Version { version, created, size, note, due, generated, attributes, sealed })
     }
 
     /// Destroys every version of a secret; tells what it was.
@@ -360,6 +365,7 @@ fn describe(reference: &Reference, current: &Version) -> SecretInfo {
         note: current.note.clone(),
         due: current.due,
         generated: current.generated.clone(),
+        attributes: current.attributes.clone(),
     }
 }
 

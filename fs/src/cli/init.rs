@@ -63,21 +63,27 @@ fn method(arguments: &Arguments) -> Result<(KeyMethod, Option<Plaintext>)> {
     }
     let passphrase = match arguments.passphrase_stdin {
         true => value::passphrase_from_stdin()?,
-        false => new_passphrase()?,
+        false => {
+            new_passphrase("the vault", "choose one of --keyring, --passphrase-stdin and --key-file PATH")?
+        }
     };
     Ok((KeyMethod::Passphrase, Some(passphrase)))
 }
 
-fn new_passphrase() -> Result<Plaintext> {
+/// A passphrase that is typed twice.
+///
+/// # Errors
+/// `passphrase_needed` without a terminal, with that hint; `passphrase_mismatch`.
+pub(super) fn new_passphrase(what: &str, elsewhere: &str) -> Result<Plaintext> {
     let mut terminal = Terminal::open().ok_or_else(|| {
         Error::new(
             Class::Locked,
             "passphrase_needed",
             "a passphrase is needed, and there is no terminal to ask at",
         )
-        .hint("choose one of --keyring, --passphrase-stdin and --key-file PATH")
+        .hint(elsewhere)
     })?;
-    let first = value::passphrase(terminal.hidden("New passphrase for the vault: ")?)?;
+    let first = value::passphrase(terminal.hidden(&format!("New passphrase for {what}: "))?)?;
     let second = terminal.hidden("The same again: ")?;
     match first.bytes() == second.bytes() {
         true => Ok(first),

@@ -3,44 +3,75 @@
 use clap::Args;
 use jiff::tz::TimeZone;
 use kin_broker::Result;
+use kin_broker::control::Client;
 use kin_broker::control::protocol::{Question, SecretInfo};
 use kin_broker::paths::Directories;
 
+use super::select::{self, Selection};
 use super::{Format, connect, output, unlock};
 
 /// List the secrets, without their values
 ///
-/// Names, versions, sizes, dates, when a rotation is due, and notes. No value is read.
+/// Names, versions, sizes, dates, when a rotation is due, attributes and notes; all of them, or those that are
+/// asked for by name, attribute or time. No value is read.
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin list
-  kin list --json | jq -r '.[].reference'")]
+  kin list 'db/*' --attr env=prod
+  kin list --expiring 30d
+  kin list stripe --json | jq -r '.[].reference'")]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
     #[command(flatten)]
     pub(super) format: Format,
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
+    // A bad pattern is refused before anything is asked.
+    arguments.selection.of(Vec::new())?;
     let mut client = connect::to_broker(&Directories::from_environment()?)?;
-    let secrets: Vec<SecretInfo> = unlock::asking(&mut client, |client| client.ask(Question::List))?;
+    let all = all(&mut client)?;
+    let none_yet = all.is_empty();
+    let secrets = arguments.selection.of(all)?;
     if arguments.format.json {
         return output::json(&secrets);
     }
     if secrets.is_empty() {
-        output::note("no secrets yet: `kin set REF` stores one");
+        let why =
+            if none_yet { "no secrets yet: `kin set REF` stores one" } else { "no secret is like that" };
+        output::note(why);
         return Ok(());
     }
+    output::print(&table(&secrets))
+}
+
+/// Every secret that the vault has; it is unlocked where it has to be.
+///
+/// # Errors
+/// The broker's, and those of unlocking.
+pub(super) fn all(client: &mut Client) -> Result<Vec<SecretInfo>> {
+    unlock::asking(client, |client| client.ask(Question::List))
+}
+
+/// Names and what is known of them.
+pub(super) fn table(secrets: &[SecretInfo]) -> String {
+    let attributed = secrets.iter().any(|secret| !secret.attributes.is_empty());
+    let mut head = vec!["REFERENCE", "VERSION", "BYTES", "CREATED", "DUE", "NOTE"];
+    head.extend(attributed.then_some("ATTRIBUTES"));
     let rows = secrets.iter().map(|secret| {
-        vec![
+        let mut row = vec![
             secret.reference.to_string(),
             secret.version.to_string(),
             secret.size.to_string(),
             local_time(secret.created),
             secret.due.map(due).unwrap_or_default(),
             secret.note.clone().unwrap_or_default(),
-        ]
+        ];
+        row.extend(attributed.then(|| select::attributes(secret)));
+        row
     });
-    output::print(&output::table(&["REFERENCE", "VERSION", "BYTES", "CREATED", "DUE", "NOTE"], rows))
+    output::table(&head, rows)
 }
 
 /// When a rotation is due: a date, or that it is over.

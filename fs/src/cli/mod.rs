@@ -10,9 +10,13 @@ mod daemon;
 mod doctor;
 mod duration;
 mod env_file;
+mod export;
+mod git;
 mod history;
+mod import;
 mod init;
 mod keyring_agent;
+mod link;
 mod list;
 mod lock;
 mod man;
@@ -26,12 +30,14 @@ mod revoke;
 mod rm;
 mod rotate;
 mod run;
+mod select;
 mod set;
 mod show;
 mod status;
 mod stop;
 mod terminal;
 mod trust;
+mod unlink;
 mod unlock;
 mod untrust;
 mod usage;
@@ -85,10 +91,14 @@ enum Verb {
     Rotate(rotate::Arguments),
     History(history::Arguments),
     Rm(rm::Arguments),
+    Import(import::Arguments),
+    Export(export::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
     Trust(trust::Arguments),
     Untrust(untrust::Arguments),
+    Link(link::Arguments),
+    Unlink(unlink::Arguments),
     Check(check::Arguments),
     Run(run::Arguments),
     Status(status::Arguments),
@@ -146,6 +156,10 @@ impl Verb {
             Self::Rotate(arguments) => arguments.format.json,
             Self::History(arguments) => arguments.format.json,
             Self::Rm(arguments) => arguments.format.json,
+            Self::Import(arguments) => arguments.format.json,
+            Self::Export(arguments) => arguments.format.json,
+            Self::Link(arguments) => arguments.format.json,
+            Self::Unlink(arguments) => arguments.format.json,
             Self::Backup(arguments) => arguments.format.json,
             Self::Restore(arguments) => arguments.format.json,
             Self::Trust(arguments) => arguments.format.json,
@@ -174,6 +188,10 @@ impl Verb {
             Self::Rotate(arguments) => rotate::answer(arguments),
             Self::History(arguments) => history::answer(&arguments),
             Self::Rm(arguments) => rm::answer(&arguments),
+            Self::Import(arguments) => import::answer(&arguments),
+            Self::Export(arguments) => export::answer(arguments),
+            Self::Link(arguments) => link::answer(&arguments),
+            Self::Unlink(arguments) => unlink::answer(&arguments),
             Self::Backup(arguments) => backup::answer(&arguments),
             Self::Restore(arguments) => restore::answer(&arguments),
             Self::Trust(arguments) => trust::answer(&arguments),

@@ -8,12 +8,12 @@ use kin_broker::control::protocol::{NewVersion, Question, SecretInfo};
 use kin_broker::paths::Directories;
 
 use super::set::{Source, quiet_reference, store};
-use super::{Format, connect, duration, unlock};
+use super::{Format, connect, duration, select, unlock};
 
 /// Store a new version of a secret that is there
 ///
 /// Without a source, a value that the broker made is made again in the same way, and another is asked for on
-/// a terminal. The note and the time until the next rotation stay, unless they are given. New opens get the
+/// a terminal. The note, the attributes and the time until the next rotation stay, unless they are given. New opens get the
 /// new version at once; the old one can be revealed for 30 days.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -32,6 +32,9 @@ pub(super) struct Arguments {
     /// A note for people, which is no secret
     #[arg(long, value_name = "T")]
     note: Option<String>,
+    /// What it can be found by, beside what it had
+    #[arg(long, value_name = "KEY=TEXT", value_parser = select::attribute)]
+    attr: Vec<(String, String)>,
     #[command(flatten)]
     pub(super) format: Format,
 }
@@ -45,6 +48,7 @@ pub(super) fn answer(arguments: Arguments) -> Result<()> {
     let again = !arguments.source.is_given() && old.generated.is_some();
     let value = if again { None } else { arguments.source.value(&reference)? };
     let (generate, note) = (arguments.source.into_generate(), arguments.note);
-    let new = NewVersion { reference, generate, note, expires_s, rotate: true };
+    let attributes = arguments.attr.into_iter().collect();
+    let new = NewVersion { reference, generate, note, expires_s, attributes, rotate: true };
     store(&mut client, new, value.as_ref(), arguments.format)
 }

@@ -11,7 +11,7 @@ use kin_broker::{Class, Error, Plaintext, Result};
 use kin_policy::Reference;
 
 use super::terminal::Terminal;
-use super::{Format, connect, duration, output, unlock, usage, value};
+use super::{Format, connect, duration, output, select, unlock, usage, value};
 
 /// Store a new version of a secret
 ///
@@ -23,7 +23,7 @@ use super::{Format, connect, duration, output, unlock, usage, value};
   printf %s \"$(pass show db)\" | kin set db/url --stdin
   kin set tls/key --from-file key.pem
   kin set app/session --generate hex:32 --note 'rotate each May'
-  kin set deploy/key --generate ssh-ed25519")]
+  kin set deploy/key --generate ssh-ed25519 --attr env=prod")]
 pub(super) struct Arguments {
     /// The secret's name, such as stripe/test_key
     #[arg(value_name = "REF")]
@@ -36,6 +36,9 @@ pub(super) struct Arguments {
     /// A note for people, which is no secret
     #[arg(long, value_name = "T")]
     note: Option<String>,
+    /// What it can be found by, which is no secret; may be given more than once
+    #[arg(long, value_name = "KEY=TEXT", value_parser = select::attribute)]
+    attr: Vec<(String, String)>,
     #[command(flatten)]
     pub(super) format: Format,
 }
@@ -60,7 +63,8 @@ pub(super) fn answer(arguments: Arguments) -> Result<()> {
     let expires_s = arguments.expires.as_deref().map(duration::rotation).transpose()?;
     let value = arguments.source.value(&reference)?;
     let (generate, note) = (arguments.source.generate, arguments.note);
-    let new = NewVersion { reference, generate, note, expires_s, rotate: false };
+    let attributes = arguments.attr.into_iter().collect();
+    let new = NewVersion { reference, generate, note, expires_s, attributes, rotate: false };
     let mut client = connect::to_broker(&directories)?;
     store(&mut client, new, value.as_ref(), arguments.format)
 }

@@ -7,7 +7,7 @@ use kin_broker::Result;
 use kin_broker::control::protocol::{Question, SecretInfo};
 use kin_broker::paths::Directories;
 
-use super::{Format, connect, list, output, reference, unlock};
+use super::{Format, connect, list, output, reference, select, unlock};
 
 /// Show what is known of a secret, without its value
 ///
@@ -48,6 +48,9 @@ pub(super) fn description(secret: &SecretInfo) -> String {
     }
     if let Some(generated) = &secret.generated {
         text += &format!("generated  {}\n", output::printable(generated));
+    }
+    if !secret.attributes.is_empty() {
+        text += &format!("attributes {}\n", output::printable(&select::attributes(secret)));
     }
     if let Some(note) = &secret.note {
         text += &format!("note       {}\n", output::printable(note));

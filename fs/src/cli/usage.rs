@@ -29,7 +29,7 @@ pub(super) fn answer(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
 
 /// Verbs whose arguments may be a value by mistake: nothing that was written there is repeated.
 fn keeps_quiet(verb: Option<&str>) -> bool {
-    matches!(verb, Some("set" | "init" | "unlock"))
+    matches!(verb, Some("set" | "rotate" | "init" | "unlock" | "import" | "export"))
 }
 
 fn reshape(error: &clap::Error, arguments: &[OsString]) -> Error {

@@ -41,6 +41,15 @@ pub(super) fn from_file(path: &Path) -> Result<Plaintext> {
     read_all(file.as_fd(), MAX_VALUE).map_err(unreadable)?.ok_or_else(too_large)
 }
 
+/// A value from a file that is open, byte for byte.
+///
+/// # Errors
+/// As [`from_file`].
+pub(super) fn from_open(file: &File) -> Result<Plaintext> {
+    let unreadable = |error| bad_usage("file_unreadable", error, "name a file that you can read");
+    read_all(file.as_fd(), MAX_VALUE).map_err(unreadable)?.ok_or_else(too_large)
+}
+
 /// A value that was typed or piped: not empty, and text as far as NUL goes.
 ///
 /// # Errors

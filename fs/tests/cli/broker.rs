@@ -225,6 +225,7 @@ fn secret(reference: &str, note: Option<&str>) -> SecretInfo {
         note: note.map(Into::into),
         due: note.map(|_| 1),
         generated: None,
+        attributes: note.map(|_| ("env".to_owned(), "prod".to_owned())).into_iter().collect(),
     }
 }
 

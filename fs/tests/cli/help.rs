@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 
 use crate::program::Home;
 
-const VERBS: [&str; 27] = [
+const VERBS: [&str; 31] = [
     "init",
     "set",
     "list",
@@ -13,10 +13,14 @@ const VERBS: [&str; 27] = [
     "rotate",
     "history",
     "rm",
+    "import",
+    "export",
     "backup",
     "restore",
     "trust",
     "untrust",
+    "link",
+    "unlink",
     "check",
     "run",
     "status",

@@ -33,6 +33,8 @@ mod costs;
 mod edges;
 mod environment;
 mod grants;
+mod imports;
+mod links;
 mod private;
 mod refusals;
 mod rendered;

@@ -54,7 +54,7 @@ pub(super) fn answer(directories: &Directories, filter: Filter, json: bool) -> R
         for (_, version) in record.delivered().into_iter().filter(own) {
             let delivered = match record.event() {
                 "open.allow" => asked.is_none() || asked == version,
-                "vault.reveal" => true,
+                "vault.reveal" | "vault.export" => true,
                 _ => false,
             };
             if delivered {
@@ -79,13 +79,13 @@ pub(super) fn answer(directories: &Directories, filter: Filter, json: bool) -> R
 
 fn note(receivers: &mut BTreeMap<Receiver, Received>, record: &Record<'_>, version: Option<u64>) {
     let owned = |text: Option<std::borrow::Cow<'_, str>>| text.map(|text| text.into_owned());
-    let revealed = record.event() == "vault.reveal";
+    let revealed = matches!(record.event(), "vault.reveal" | "vault.export");
     let receiver = Receiver {
         version,
         project: owned(record.project()),
         grant: owned(record.grant()),
         program: owned(record.exe()),
-        name: if revealed { Some("kin reveal".to_owned()) } else { owned(record.comm()) },
+        name: if revealed { Some(record.event().replace("vault.", "kin ")) } else { owned(record.comm()) },
     };
     let time = record.time();
     let received = receivers.entry(receiver).or_insert_with(|| Received {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kin_tests::{Actor, World, record};
+use kin_tests::{Actor, Kin, Role, World, binary, canary, is_root, leaks_below, record};
 
 use crate::{DATABASE, REFUSED, database};
 
@@ -117,4 +117,87 @@ fn the_documented_steps_recover_every_value_without_kin() {
     assert_eq!(read(&["db/url", "1"]).exits(0).stdout, first);
     assert_eq!(read(&["api/key"]).exits(0).stdout, world.value("api/key"));
     assert_eq!(read(&["binary/value"]).exits(0).stdout, binary);
+}
+
+/// Calls that put bytes somewhere, or make a file that a mapping could put them into.
+const WRITES: &str = "trace=write,pwrite64,writev,pwritev,pwritev2,sendto,sendmsg,sendfile,copy_file_range,splice,\
+                      vmsplice,mmap,memfd_create";
+
+/// What `kin` wrote, below strace: each call with the path of its descriptor.
+fn traced<'w>(world: &'w World, into: &str, arguments: &[&str]) -> Kin<'w> {
+    let strace = ["-f", "-qq", "-y", "-s", "65536", "-e", WRITES, "-o"];
+    world.other("strace", strace).args([world.path(into)]).args([binary()]).args(arguments)
+}
+
+/// Of the traced calls that have a secret in them: those to a file, and how many went elsewhere.
+fn calls_with(trace: &str, secrets: &[String]) -> (Vec<String>, usize) {
+    let (mut to_files, mut elsewhere) = (Vec::new(), 0);
+    for line in trace.lines() {
+        let Some((call, rest)) = line.split_once('(') else { continue };
+        let descriptor =
+            rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(of, _)| of);
+        let call = call.rsplit(' ').next().unwrap_or_default();
+        let shared = call == "mmap" && rest.contains("MAP_SHARED") && rest.contains("PROT_WRITE");
+        if shared && descriptor.starts_with('/') {
+            to_files.push(format!("a mapping of {descriptor}"));
+        }
+        if secrets.iter().any(|secret| canary::found_in(line.as_bytes(), secret).is_some()) {
+            match descriptor.starts_with('/') && !descriptor.starts_with("/dev/") {
+                true => to_files.push(format!("{call} to {descriptor}")),
+                false => elsewhere += 1,
+            }
+        }
+    }
+    (to_files, elsewhere)
+}
+
+#[test]
+fn f15_set_and_import_put_no_value_into_a_file_at_any_instant() {
+    let name = "attacks::f::f15_set_and_import_put_no_value_into_a_file_at_any_instant";
+    // Below strace no program gains rights, so fusermount3 needs them already.
+    if !is_root() && kin_tests::in_user_namespace(name) == Role::Done {
+        return;
+    }
+    let world = World::new();
+    let broker = world.path("broker.trace");
+    let mut strace = world.program("strace");
+    strace.args(["-f", "-qq", "-y", "-s", "65536", "-e", WRITES, "-o"]).arg(&broker).arg(binary());
+    let mut daemon = world.foreground_by(strace);
+    let key = world.path("identity");
+    world.kin(["init", "--key-file"]).args([key]).run().exits(0);
+    let secrets: Vec<String> = (0..4).map(|_| world.canary()).collect();
+    let [set, env, json, kept] = &secrets[..] else { unreachable!("there are four") };
+    let project = world.project();
+    std::fs::write(project.join("x.env"), format!("A={env}\n")).expect("a file");
+    std::fs::write(project.join("x.json"), format!("{{\"B\":\"{json}\"}}")).expect("a file");
+    std::fs::write(project.join(".env"), format!("C={kept}\n")).expect("a file");
+    traced(&world, "1", &["set", "a", "--stdin"]).input(set.as_bytes()).run().exits(0);
+    traced(&world, "2", &["import", "x.env"]).run().exits(0);
+    traced(&world, "3", &["import", "x.json"]).run().exits(0);
+    traced(&world, "4", &["import", ".env", "--link", "--yes"]).run().exits(0);
+    world.kin(["stop"]).run().exits(0);
+    assert!(daemon.wait(std::time::Duration::from_secs(10)).success());
+    for (trace, some) in [("1", true), ("2", true), ("3", true), ("4", true), ("broker.trace", false)] {
+        let text = std::fs::read(world.path(trace)).expect("a trace");
+        let (files, elsewhere) = calls_with(&String::from_utf8_lossy(&text), &secrets);
+        assert!(files.is_empty(), "{trace}: {files:#?}");
+        assert!(elsewhere > 0 || !some, "{trace} shows no value on its way to the broker");
+    }
+    for trace in ["1", "2", "3", "4", "broker.trace", "project/x.env", "project/x.json"] {
+        std::fs::remove_file(world.path(trace)).expect("a file of this test's");
+    }
+    assert_eq!(leaks_below(&world.path(""), &world.mountpoint(), &secrets), [""; 0]);
+}
+
+/// A leak that the test above would have to find, written as kin never does.
+#[test]
+fn f15_a_value_in_a_file_would_be_found() {
+    let world = World::new();
+    let (secret, trace) = (canary::canary(), world.path("trace"));
+    let script = format!("printf %s {secret} > leak");
+    let strace = ["-f", "-qq", "-y", "-s", "65536", "-e", WRITES, "-o"];
+    world.other("strace", strace).args([&trace]).args(["sh", "-c", &script]).run().exits(0);
+    let text = std::fs::read_to_string(&trace).expect("a trace");
+    let (files, _) = calls_with(&text, std::slice::from_ref(&secret));
+    assert_eq!(files, [format!("write to {}", world.project().join("leak").display())]);
 }

@@ -325,3 +325,76 @@ fn x11_on_a_full_disk_no_mount_appears() {
     output.refuses(8, &[]);
     assert_eq!(mounted, 0);
 }
+
+/// Calls of the thread that serves `kin import --link`: a vault, a trust store, links and a swap.
+const ADOPTING: [(&str, u32); 12] = [
+    ("rename", 1),
+    ("rename", 2),
+    ("rename", 3),
+    ("rename", 4),
+    ("fsync", 2),
+    ("fsync", 4),
+    ("fsync", 6),
+    ("fsync", 7),
+    ("fsync", 8),
+    ("symlinkat", 1),
+    ("renameat", 1),
+    ("readlinkat", 1),
+];
+
+/// Makes a file a link under a broker of which each thread is killed at its `when`-th `call`; whether one was. Where
+/// its first thread is, before it answers, the command starts another.
+fn adopted_until(world: &World, (call, when): (&str, u32), bytes: &[u8]) -> bool {
+    let env = world.project().join(".env");
+    std::fs::write(&env, bytes).expect(".env");
+    let mut strace = world.program("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
+    strace.arg("-e").arg(format!("inject={call}:signal=KILL:when={when}")).arg(kin_tests::binary());
+    strace.args(["daemon", "--foreground"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut strace = strace.spawn().expect("strace");
+    let (socket, end) = (world.path("kin/run/socket"), Instant::now() + Duration::from_secs(10));
+    while !(world.is_broker_running() && socket.exists())
+        && strace.try_wait().expect("wait").is_none()
+        && Instant::now() < end
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = world.kin(["import", ".env", "--link", "--yes", "--overwrite"]).run();
+    let killed = output.code() != 0;
+    world.kin(["stop"]).run();
+    let _ = strace.wait();
+    eventually("the broker is gone", Duration::from_secs(5), || !world.is_broker_running());
+    if std::fs::symlink_metadata(&env).is_ok_and(|meta| meta.is_file()) {
+        assert_eq!(std::fs::read(&env).expect(".env"), bytes, "{call} {when}: {output}");
+    } else {
+        let kept = world.kin(["reveal", "project/.env", "--yes"]).run().exits(0);
+        assert_eq!(kept.stdout, bytes, "{call} {when}: {output}");
+        world.kin(["unlink", "--restore", "--yes"]).run().exits(0);
+        assert_eq!(std::fs::read(&env).expect(".env"), bytes, "{call} {when}: {output}");
+    }
+    let _ = std::fs::remove_file(world.project().join("kin.toml"));
+    // Where none runs yet, one clears the mount that was left.
+    world.kin(["daemon"]).run();
+    world.kin(["stop"]).run().exits(0);
+    killed
+}
+
+#[test]
+fn x01_a_broker_killed_while_a_file_becomes_a_link_loses_nothing_of_it() {
+    let name = "attacks::x::x01_a_broker_killed_while_a_file_becomes_a_link_loses_nothing_of_it";
+    // Below strace no program gains rights, so fusermount3 needs them already.
+    if !kin_tests::is_root() && kin_tests::in_user_namespace(name) == kin_tests::Role::Done {
+        return;
+    }
+    let mut killed = 0;
+    for points in ADOPTING.chunks(4) {
+        let world = World::new().initialised();
+        world.kin(["stop"]).run().exits(0);
+        for (number, point) in points.iter().enumerate() {
+            let bytes = format!("A={}\nB={number}\n", world.canary());
+            let hit = adopted_until(&world, *point, bytes.as_bytes());
+            killed += usize::from(hit);
+        }
+    }
+    assert!(killed >= 6, "only {killed} were killed on the way");
+}

@@ -31,6 +31,20 @@ fn z01_a_wrong_command_line_is_exit_2() {
         &["revoke", "0123", "--all"],
         &["status", "--frobnicate"],
         &["audit", "--since", "the day before"],
+        &["import"],
+        &["import", "one", "two"],
+        &["import", "--format", "yaml", "x"],
+        &["import", ".env", "--link", "--dry-run"],
+        &["export"],
+        &["export", "--to"],
+        &["export", "--reveal", "--to", "age1x", "x"],
+        &["link", "--overwrite"],
+        &["link", "--frobnicate"],
+        &["unlink", "--yes"],
+        &["list", "--attr", "env"],
+        &["list", "["],
+        &["list", "--expiring", "soon"],
+        &["set", "a/b", "--stdin", "--attr", "env"],
     ] {
         let output = world.kin(args).run().exits(2);
         assert!(output.stdout.is_empty(), "{output}");
@@ -95,6 +109,32 @@ fn z03_a_value_on_the_command_line_is_refused() {
 }
 
 #[test]
+fn z03_files_of_values_that_are_none_are_refused() {
+    let world = World::ready();
+    let before = world.kin(["list", "--json"]).run().exits(0).stdout;
+    let file = world.project().join("many.env");
+    let large = [&b"A="[..], &vec![b'x'; 1 << 20]].concat();
+    for (bytes, word) in [
+        (&b""[..], "nothing to import"),
+        (b"# nothing\n", "nothing to import"),
+        (b"A=1\nno value\n", "line 2"),
+        (b"A=1\nA=2\n", "more than one key"),
+        (b"A='1\n", "not closed"),
+        (&large, "1 MiB"),
+    ] {
+        std::fs::write(&file, bytes).expect("a file");
+        world.kin(["import", "many.env"]).run().refuses(2, &[word]);
+    }
+    for place in ["no/such", "/dev/zero", "/proc/self/mem"] {
+        world.kin(["import", place]).run().exits(2);
+    }
+    assert_eq!(world.kin(["list", "--json"]).run().exits(0).stdout, before);
+    // Its own file the largest value fits into, and an empty one is a value.
+    std::fs::write(&file, [b"A=\nB=", &vec![b'x'; (1 << 20) - 6][..]].concat()).expect("a file");
+    world.kin(["import", "many.env"]).run().exits(0);
+}
+
+#[test]
 fn z04_bytes_that_are_not_text_pass_through_and_are_escaped() {
     let world = World::ready();
     let raw = OsString::from_vec(b"caf\xe9\x1b[31m".to_vec());
@@ -113,8 +153,28 @@ fn z04_bytes_that_are_not_text_pass_through_and_are_escaped() {
     let output =
         world.kin([OsStr::new("run"), OsStr::new("--"), "sh".as_ref(), "-c".as_ref(), line.as_ref(), &raw]);
     assert_eq!(output.cwd(&place).run().exits(0).stdout, database(&world));
+    // Files and links in it.
+    let env = place.join(OsStr::from_bytes(b"env\xe9"));
+    std::fs::write(&env, "A=1\n").expect("a file");
+    let import = [OsStr::new("import"), env.as_os_str(), OsStr::new("--prefix"), OsStr::new("raw")];
+    world.kin(import).cwd(&place).run().exits(0);
+    let output =
+        world.kin([OsStr::new("import"), env.as_os_str(), OsStr::new("--link"), OsStr::new("--yes")]);
+    let output = output.cwd(&place).run().exits(2);
+    assert!(!output.stderr.contains('\u{1b}') && output.stderr.contains("\\xe9"), "{output}");
+    std::fs::write(place.join(".env"), "A=1\n").expect("a file");
+    let output = world.kin(["import", ".env", "--link", "--yes"]).cwd(&place).run().exits(0);
+    assert!(!output.text().contains('\u{1b}'), "{output}");
+    let output = world.kin(["run", "--", "cat", ".env"]).cwd(&place).run().exits(0);
+    assert_eq!(output.stdout, b"A=1\n");
+    world.kin(["unlink", "--restore", "--yes"]).cwd(&place).run().exits(0);
+    assert_eq!(std::fs::read(place.join(".env")).expect(".env"), b"A=1\n");
     for args in [
         &["no\u{1b}[31mcommand"][..],
+        &["list", "a\u{1b}[31mb["],
+        &["import", "a\u{1b}[31mb"],
+        &["link", "a\u{1b}[31mb"],
+        &["unlink", "a\u{1b}[31mb"],
         &["show", "a\u{1b}[31mb"],
         &["run", "--only", "a\u{1b}b", "--", "true"],
     ] {
@@ -132,6 +192,11 @@ fn z04_bytes_that_are_not_text_pass_through_and_are_escaped() {
 #[test]
 fn z05_output_that_nobody_takes_is_no_panic() {
     let world = World::ready();
+    world.manifest(
+        "schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = { ref = \"db/url\", path = \"x\" }\n",
+    );
+    world.trust();
+    std::fs::write(world.project().join("x.env"), "A=1\n").expect("a file");
     let member = world.member(&[]);
     assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
     for args in [
@@ -141,6 +206,10 @@ fn z05_output_that_nobody_takes_is_no_panic() {
         &["status"],
         &["--help"],
         &["reveal", "db/url", "--yes"],
+        &["export", "--reveal", "--yes"],
+        &["import", "x.env", "--dry-run"],
+        &["link"],
+        &["list", "--json", "db"],
     ] {
         let full = File::options().write(true).open("/dev/full").expect("/dev/full");
         world.kin(args).output(full).run().exits(8);
@@ -160,10 +229,23 @@ fn z05_output_that_nobody_takes_is_no_panic() {
 fn z06_errors_in_json_have_class_code_and_message() {
     let world = World::ready();
     world.manifest("schema = 1\n[project]\nname = \"other\"\n[bindings]\nX = \"no/such\"\n");
+    // The world looks for its canaries in all that is said.
+    let secret = world.canary();
+    std::fs::write(world.project().join("bad.env"), format!("A='{secret}")).expect("a file");
+    std::fs::write(world.project().join("bad.json"), format!("{{\"A\": \"{secret}")).expect("a file");
     for (args, class, code) in [
         (&["show", "no/such", "--json"][..], "usage", "unknown_reference"),
         (&["show", "../x", "--json"], "", "bad_name"),
         (&["audit", "--since", "nonsense", "--json"], "usage", ""),
+        (&["import", "no-such", "--json"], "usage", "file_unreadable"),
+        (&["import", "bad.env", "--json"], "usage", "bad_dotenv"),
+        (&["import", "bad.json", "--json"], "usage", "bad_json"),
+        (&["import", "bad.env", "--json", "--link"], "denied", "confirmation_needed"),
+        (&["export", "out", "--json", "--to", "age1x"], "usage", "bad_recipient"),
+        (&["export", "--json", "--reveal"], "denied", "confirmation_needed"),
+        (&["link", "--json"], "unsafe", "manifest_changed"),
+        (&["unlink", "--json", "NONE"], "usage", "unknown_link"),
+        (&["list", "--json", "a["], "usage", "bad_pattern"),
     ] {
         let output = world.kin(args).run();
         let error = output.json_error();
@@ -199,12 +281,58 @@ fn z09_without_a_terminal_nothing_waits_for_one() {
     quickly(&["trust"], &[5]);
     quickly(&["set", "a/b"], &[2, 4, 5]);
     quickly(&["rm", "no/such"], &[2, 4, 5]);
+    std::fs::write(world.project().join(".env"), "A=1\n").expect("a file");
+    quickly(&["import", ".env", "--link"], &[5]);
+    quickly(&["export", "--reveal"], &[5]);
+    quickly(&["export", "out"], &[4, 5]);
+    quickly(&["unlink", "--restore"], &[5]);
+    quickly(&["link"], &[3]);
     world.kin(["lock"]).run().exits(0);
     quickly(&["reveal", "db/url", "--yes"], &[4]);
     quickly(&["run", "--", "true"], &[3, 4]);
     let closed = world.other("sh", ["-c", "exec \"$0\" reveal db/url <&- >&- 2>&-"]).args([binary()]);
     let output = closed.within(Duration::from_secs(5)).run();
     assert!([4, 5].contains(&output.code()), "{output}");
+    world.kin(["unlock"]).run().exits(0);
+    for args in ["import .env --link", "export --reveal", "unlink --restore", "link --adopt"] {
+        let script = format!("exec \"$0\" {args} <&- >&- 2>&-");
+        let closed = world.other("sh", ["-c", &script]).args([binary()]);
+        let output = closed.within(Duration::from_secs(5)).run();
+        assert!([3, 4, 5].contains(&output.code()), "{args}: {output}");
+    }
+}
+
+/// A pseudo-terminal's own session, in which the shell puts the command in the background: `$1` kin, and more.
+const BACKGROUND: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv("/bin/bash", ["bash", "-c", "set -m; \"$@\" & wait $!; echo code $?", "bash"] + sys.argv[1:])
+said = b""
+try:
+    while got := os.read(terminal, 4096):
+        said += got
+except OSError:
+    pass
+os.waitpid(pid, 0)
+sys.stdout.buffer.write(said)
+"#;
+
+#[test]
+fn z09_in_the_background_of_a_terminal_nothing_waits_for_it() {
+    let world = World::ready();
+    std::fs::write(world.project().join(".env"), "A=1\n").expect("a file");
+    for (args, code) in [
+        (&["import", ".env", "--link"][..], 5),
+        (&["export", "--reveal"], 5),
+        (&["unlink", "--restore"], 5),
+        (&["reveal", "db/url"], 5),
+        (&["import", ".env", "--dry-run"], 0),
+    ] {
+        let command = world.other("/usr/bin/python3", ["-c", BACKGROUND]).args([binary()]).args(args);
+        let output = command.within(Duration::from_secs(5)).run().exits(0);
+        assert!(output.text().contains(&format!("code {code}")), "{args:?}: {output}");
+    }
 }
 
 #[test]
