@@ -160,6 +160,10 @@ pub enum VaultChange {
     AcceptRollback,
     Backup,
     Restore,
+    Rekey,
+    RecoveryAdd,
+    RecoveryRemove,
+    Recover,
     Reject,
 }
 
@@ -408,6 +412,10 @@ impl VaultChange {
             Self::Autolock => "vault.autolock",
             Self::Backup => "vault.backup",
             Self::Restore => "vault.restore",
+            Self::Rekey => "vault.rekey",
+            Self::RecoveryAdd => "vault.recovery_add",
+            Self::RecoveryRemove => "vault.recovery_remove",
+            Self::Recover => "vault.recover",
             Self::AcceptRollback => "vault.accept_rollback",
             Self::Reject => "vault.reject",
         }

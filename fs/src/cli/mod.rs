@@ -11,12 +11,15 @@ mod doctor;
 mod duration;
 mod history;
 mod init;
+mod key;
 mod keyring_agent;
 mod list;
 mod lock;
 mod man;
 mod output;
 mod project;
+mod recovery;
+mod rekey;
 mod restore;
 mod restrictions;
 mod reveal;
@@ -85,6 +88,8 @@ enum Verb {
     Rm(rm::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
+    Rekey(rekey::Arguments),
+    Recovery(recovery::Arguments),
     Trust(trust::Arguments),
     Untrust(untrust::Arguments),
     Check(check::Arguments),
@@ -146,6 +151,8 @@ impl Verb {
             Self::Rm(arguments) => arguments.format.json,
             Self::Backup(arguments) => arguments.format.json,
             Self::Restore(arguments) => arguments.format.json,
+            Self::Rekey(arguments) => arguments.format.json,
+            Self::Recovery(arguments) => arguments.json(),
             Self::Trust(arguments) => arguments.format.json,
             Self::Untrust(arguments) => arguments.format.json,
             Self::Check(arguments) => arguments.format.json,
@@ -174,6 +181,8 @@ impl Verb {
             Self::Rm(arguments) => rm::answer(&arguments),
             Self::Backup(arguments) => backup::answer(&arguments),
             Self::Restore(arguments) => restore::answer(&arguments),
+            Self::Rekey(arguments) => rekey::answer(&arguments),
+            Self::Recovery(arguments) => recovery::answer(&arguments),
             Self::Trust(arguments) => trust::answer(&arguments),
             Self::Untrust(arguments) => untrust::answer(&arguments),
             Self::Check(arguments) => check::answer(&arguments),
