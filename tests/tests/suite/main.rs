@@ -32,6 +32,7 @@ mod cli;
 mod costs;
 mod edges;
 mod grants;
+mod keys;
 mod private;
 mod refusals;
 mod semantics;

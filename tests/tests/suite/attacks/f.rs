@@ -118,3 +118,21 @@ fn the_documented_steps_recover_every_value_without_kin() {
     assert_eq!(read(&["api/key"]).exits(0).stdout, world.value("api/key"));
     assert_eq!(read(&["binary/value"]).exits(0).stdout, binary);
 }
+
+mod needs_root {
+    use super::*;
+
+    #[test]
+    fn f10_a_file_of_another_owner_is_refused() {
+        kin_tests::needs_root();
+        let world = World::ready();
+        world.kin(["lock"]).run().exits(0);
+        for name in ["kin/data/vault.age", "kin/config/key.json", "kin/state/vault.anchor", "identity"] {
+            let path = world.path(name);
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("root may");
+            world.kin(["unlock"]).run().refuses(3, &["belongs to uid 65534"]);
+            std::os::unix::fs::chown(&path, Some(0), Some(0)).expect("root may");
+        }
+        world.kin(["unlock"]).run().exits(0);
+    }
+}
