@@ -37,12 +37,10 @@ impl Broker {
         match question {
             Question::Hello => plain(&Hello { pid: std::process::id(), version: version() }),
             Question::Init { method } => plain(&self.init(&method, value.as_ref(), bus)?),
-            Question::Unlock { accept_rollback: false } => {
-                plain(&self.unlock(Asker::Unlock, value.as_ref(), bus).map(drop)?)
-            }
-            Question::Unlock { accept_rollback: true } => {
-                plain(&self.accept_rollback(value.as_ref(), bus).map(drop)?)
-            }
+            Question::Unlock(how) => plain(&match how.accept_rollback {
+                false => self.unlock_by(Asker::Unlock, how, value.as_ref(), bus).map(drop)?,
+                true => self.accept_rollback(how, value.as_ref(), bus).map(drop)?,
+            }),
             Question::Lock => plain(&Withdrawn { grants: self.lock() }),
             Question::Set(new) => plain(&self.set(new, value, bus)?),
             Question::List => plain(&self.unlock(Asker::Anybody, None, bus)?.vault.list()),
@@ -71,6 +69,18 @@ impl Broker {
             Question::Export(request) => plain(&self.export(&request, value.as_ref(), bus)?),
             Question::Link(request) => plain(&self.link(&request, bus)?),
             Question::Unlink(request) => plain(&self.unlink(&request, bus)?),
+            Question::Rekey { method } => plain(&self.rekey(method, value.as_ref(), bus)?),
+            Question::RecoveryNew { confirmed: false } | Question::RecoveryAdd { confirmed: false, .. } => {
+                Err(confirmation("recovery"))
+            }
+            Question::RecoveryNew { confirmed: true } => {
+                let (info, key) = self.recovery_new(bus)?;
+                Ok((document(&info)?, Some(key)))
+            }
+            Question::RecoveryAdd { recipient, .. } => plain(&self.recovery_add(&recipient, bus)?),
+            Question::RecoveryList => plain(&self.unlock(Asker::Anybody, None, bus)?.vault.recipients()),
+            Question::RecoveryRemove { recipient } => plain(&self.recovery_remove(&recipient, bus)?),
+            Question::Recover(asked) => plain(&self.recover(&asked, value.as_ref(), bus)?),
             Question::Inspect { directory } => {
                 // Without the key nothing can be said about trust, but the manifest can still be shown.
                 let _ = self.unlock(Asker::Anybody, None, bus);
@@ -363,7 +373,12 @@ fn pin(pin: &ExePin) -> PinInfo {
 fn forbidden_inside(question: &Question) -> Option<&'static str> {
     match question {
         Question::Init { .. } => Some("init"),
-        Question::Unlock { .. } => Some("unlock"),
+        Question::Unlock(_) => Some("unlock"),
+        Question::Rekey { .. } => Some("rekey"),
+        Question::RecoveryNew { .. }
+        | Question::RecoveryAdd { .. }
+        | Question::RecoveryRemove { .. }
+        | Question::Recover(_) => Some("recovery"),
         Question::Set(NewVersion { rotate, .. }) => Some(if *rotate { "rotate" } else { "set" }),
         Question::Reveal { .. } => Some("reveal"),
         Question::Remove { .. } => Some("rm"),

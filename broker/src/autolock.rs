@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use kin_policy::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 
 use crate::audit::VaultChange;
@@ -29,8 +29,21 @@ pub struct VaultConfig {
     pub auto_lock: Option<AutoLock>,
     /// `lock_on_suspend`: whether it locks when the machine was suspended. The same default.
     pub lock_on_suspend: Option<bool>,
+    /// `remember`: who remembers the identity of an unlocked vault when the broker ends.
+    pub remember: Remember,
     /// `require_mlock`: whether a broker that cannot lock its memory refuses to run.
     pub require_mlock: bool,
+}
+
+/// Who remembers the identity of an unlocked vault for a login session?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Remember {
+    /// Nobody: the next broker asks again.
+    #[default]
+    Off,
+    /// The kernel's session keyring.
+    Kernel,
 }
 
 /// A time, or `off`.
@@ -100,19 +113,34 @@ impl Autolock {
         self.locked.store(false, Ordering::Release);
     }
 
+    /// Whether the kernel is to remember an identity that a person had to give.
+    pub(crate) fn remembers(&self) -> bool {
+        self.config.remember == Remember::Kernel
+    }
+
+    /// How long a vault with such a key may go unused.
+    pub(crate) fn after(&self, key: &KeyMethod) -> Option<Duration> {
+        let default = AutoLock((!unattended(key)).then_some(DEFAULT));
+        self.config.auto_lock.unwrap_or(default).after()
+    }
+
     /// Why a vault that is open now should not be; `asleep` is how long the machine has been suspended since
     /// it booted.
     fn due(&self, key: &KeyMethod, now: Timestamp, asleep: Duration) -> Option<&'static str> {
-        let unattended = matches!(key, KeyMethod::KeyFile { .. });
         let before = std::mem::replace(&mut *self.asleep.lock(), asleep);
-        if self.config.lock_on_suspend.unwrap_or(!unattended) && asleep.saturating_sub(before) >= ASLEEP {
+        if self.config.lock_on_suspend.unwrap_or(!unattended(key)) && asleep.saturating_sub(before) >= ASLEEP
+        {
             return Some("suspend");
         }
-        let default = AutoLock((!unattended).then_some(DEFAULT));
-        let after = self.config.auto_lock.unwrap_or(default).after()?;
+        let after = self.after(key)?;
         let used = Timestamp::from_nanos(self.used.load(Ordering::Relaxed));
         (now.since(used) >= after).then_some("idle")
     }
+}
+
+/// A key that lies in a file, or is given by a service manager, is for machines without a person.
+fn unattended(key: &KeyMethod) -> bool {
+    matches!(key, KeyMethod::KeyFile { .. } | KeyMethod::Given)
 }
 
 impl Broker {
@@ -127,11 +155,16 @@ impl Broker {
 
     /// No key and no value stays in memory, and every grant waits: its files answer ENOKEY.
     pub(crate) fn lock_itself(&self, reason: &'static str) {
-        let _changing = self.changing.lock();
-        if self.custody.read().opened().is_none() {
-            return;
+        let changing = self.changing.lock();
+        if self.custody.read().opened().is_some() {
+            self.close(&changing, reason);
         }
+    }
+
+    /// As [`Self::lock_itself`], for who changes the vault.
+    pub(crate) fn close(&self, _changing: &MutexGuard<'_, ()>, reason: &'static str) {
         self.autolock.locked.store(true, Ordering::Release);
+        self.forget_in_session();
         *self.custody.write() = Custody::Suspended;
         for live in self.grants.all() {
             live.wipe_deliveries();
@@ -150,7 +183,7 @@ mod tests {
 
     fn autolock(auto_lock: Option<&str>, lock_on_suspend: Option<bool>) -> Autolock {
         let auto_lock = auto_lock.map(|text| AutoLock::try_from(text.to_owned()).unwrap());
-        let autolock = Autolock::new(VaultConfig { auto_lock, lock_on_suspend, require_mlock: false });
+        let autolock = Autolock::new(VaultConfig { auto_lock, lock_on_suspend, ..VaultConfig::default() });
         *autolock.asleep.lock() = Duration::ZERO;
         autolock.used.store(0, Ordering::Relaxed);
         autolock

@@ -1,11 +1,11 @@
 //! How is the vault kept elsewhere, and put back? As the file that it is: encrypted to its own identity.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::audit::VaultChange;
 use crate::broker::Broker;
-use crate::control::protocol::{BackupMade, KeyMethod, Restored};
+use crate::control::protocol::{BackupMade, KeyMethod, Restored, Unlock};
 use crate::custody::{Asker, vault_event};
 use crate::error::{Class, Error, Result};
 use crate::sys::memory::Plaintext;
@@ -23,7 +23,8 @@ impl Broker {
     /// `backup_exists` (Denied), `bad_path` (Usage); those of an unlock; a storage error.
     pub(crate) fn backup(&self, path: &Path, session_bus: Option<&str>) -> Result<BackupMade> {
         let opened = self.unlock(Asker::Person, None, session_bus)?;
-        let beside = matches!(opened.key, KeyMethod::Passphrase).then(|| with_suffix(path, ".identity"));
+        let method = keys::method(&self.directories)?;
+        let beside = matches!(method, Some(KeyMethod::Passphrase)).then(|| files::beside(path, ".identity"));
         for path in [Some(path), beside.as_deref()].into_iter().flatten() {
             vacant(path)?;
         }
@@ -56,9 +57,12 @@ impl Broker {
     ) -> Result<Restored> {
         let changing = self.change()?;
         let open = self.custody.read().opened();
-        let identity = match &open {
-            Some(opened) => opened.identity.clone(),
-            None => Arc::new(keys::load(&self.directories, passphrase, session_bus)?),
+        let (identity, key) = match &open {
+            Some(opened) => (opened.identity.clone(), opened.key.clone()),
+            None => {
+                let (identity, key) = self.fetch(Unlock::default(), passphrase, session_bus)?;
+                (Arc::new(identity), key)
+            }
         };
         let bytes = files::read_shared(path, LIMIT)?.ok_or_else(|| {
             let message = format!("there is no backup at {}", path.display());
@@ -66,12 +70,13 @@ impl Broker {
         })?;
         let place = Place::of(&self.directories);
         let mut vault = Vault::of_backup(&place, path, &bytes, &identity)?;
-        let replaces = open.map(|opened| opened.vault.list().len());
+        let replaces = open.as_ref().map(|opened| opened.vault.list().len());
         let restored = Restored { secrets: vault.list().len(), generation: vault.generation(), replaces };
         if confirmed {
             self.record(&vault_event(VaultChange::Restore, None, None))?;
             vault.restore()?;
-            self.open_up(&changing, identity, vault)?;
+            let trust = open.map(|opened| opened.trust.clone());
+            self.open_up(&changing, identity, vault, key, trust)?;
         }
         Ok(restored)
     }
@@ -87,10 +92,4 @@ fn vacant(path: &Path) -> Result<()> {
         return Err(Error::new(Class::Denied, "backup_exists", message).hint("name a file that is not there"));
     }
     Ok(())
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }

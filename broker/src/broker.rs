@@ -21,8 +21,9 @@ use crate::paths::Directories;
 use crate::placeholders::Placeholders;
 use crate::private::ServePrivate;
 use crate::redaction::Zygote;
+use crate::succession;
 use crate::sys::memory;
-use crate::vault::Vault;
+use crate::vault::{Place, Vault};
 use crate::warden::Warden;
 
 /// The broker: it decides (through kin-policy), delivers, records and withdraws.
@@ -60,6 +61,7 @@ impl Broker {
             return Err(Error::new(Class::Unsafe, "memory_not_locked", message)
                 .hint("raise RLIMIT_MEMLOCK; `kin doctor` says how"));
         }
+        succession::settle(&Place::of(&directories), &directories)?;
         let settings = audit::Settings { sync: config.audit.sync, ..audit::Settings::default() };
         let audit = AuditLog::open_with(&directories.state, settings)?;
         let running = directories.state.join(RUNNING);

@@ -154,10 +154,11 @@ mod tests {
     #[test]
     fn what_it_says_of_the_vault_holds() {
         assert_eq!(read("").unwrap().vault, VaultConfig::default());
-        let text = "[vault]\nauto_lock = \"15m\"\nlock_on_suspend = true\nrequire_mlock = true\n";
+        let text = "[vault]\nauto_lock = \"15m\"\nlock_on_suspend = true\nrequire_mlock = true\nremember = \"kernel\"\n";
         let vault = read(text).unwrap().vault;
         assert_eq!(vault.auto_lock.and_then(|auto_lock| auto_lock.after()), Some(Duration::from_secs(900)));
         assert_eq!((vault.lock_on_suspend, vault.require_mlock), (Some(true), true));
+        assert_eq!(vault.remember, crate::autolock::Remember::Kernel);
         assert_eq!(read("[vault]\nauto_lock = \"off\"\n").unwrap().vault.auto_lock.unwrap().after(), None);
     }
 
@@ -171,6 +172,7 @@ mod tests {
             ("[vault]\nauto_lock = \"31d\"\n", "config_invalid"),
             ("[vault]\nauto_lock = 15\n", "config_invalid"),
             ("[vault]\nlock_on_suspend = \"yes\"\n", "config_invalid"),
+            ("[vault]\nremember = \"disk\"\n", "config_invalid"),
         ] {
             let error = read(text).unwrap_err();
             assert_eq!((error.class, error.code.as_ref()), (Class::Unsafe, code), "{text}: {error}");

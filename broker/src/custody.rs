@@ -8,9 +8,10 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::audit::{Event, PolicyChange, VaultChange};
 use crate::broker::Broker;
 use crate::clock;
-use crate::control::protocol::{KeyMethod, SecretInfo, VaultMade};
+use crate::control::protocol::{KeyMethod, SecretInfo, Unlock, VaultMade};
 use crate::error::{Class, Error, Result};
-use crate::keys::{self, Identity};
+use crate::keys::{self, Identity, session};
+use crate::succession;
 use crate::sys::memory::Plaintext;
 use crate::trust::{Tampered, TrustStore};
 use crate::vault::{Facts, Place, Vault};
@@ -82,7 +83,7 @@ impl Broker {
         let recipient = identity.recipient().to_string();
         let vault = Vault::create(&Place::of(&self.directories), &identity)?;
         self.record(&vault_event(VaultChange::Init, None, None))?;
-        self.open_up(&changing, Arc::new(identity), vault)?;
+        self.open_up(&changing, Arc::new(identity), vault, method.clone(), None)?;
         Ok(VaultMade { recipient, vault: path })
     }
 
@@ -96,9 +97,35 @@ impl Broker {
         passphrase: Option<&Plaintext>,
         session_bus: Option<&str>,
     ) -> Result<Arc<Opened>> {
+        self.unlock_by(asker, Unlock::default(), passphrase, session_bus)
+    }
+
+    /// Opens the vault with an identity that was given to the broker's own process.
+    ///
+    /// # Errors
+    /// `vault_absent`, `identity_mismatch`, `bad_identity`; those of a vault that does not authenticate.
+    pub fn unlock_with(&self, identity: &Plaintext) -> Result<()> {
+        let how = Unlock { identity: true, ..Unlock::default() };
+        self.unlock_by(Asker::Unlock, how, Some(identity), None).map(drop)
+    }
+
+    /// As [`Self::unlock`], with what is given and is to be remembered.
+    ///
+    /// # Errors
+    /// As there; `kernel_keyring_unavailable`.
+    pub(crate) fn unlock_by(
+        &self,
+        asker: Asker,
+        how: Unlock,
+        secret: Option<&Plaintext>,
+        session_bus: Option<&str>,
+    ) -> Result<Arc<Opened>> {
         if let Some(opened) = self.custody.read().opened() {
             if asker != Asker::Anybody {
                 self.autolock.touch();
+            }
+            if how.remember {
+                self.remember_in_session(how, &opened.identity, &opened.key)?;
             }
             return Ok(opened);
         }
@@ -109,11 +136,50 @@ impl Broker {
             Custody::Suspended if asker == Asker::Anybody => return Err(locked()),
             _ => {}
         }
-        let identity = keys::load(&self.directories, passphrase, session_bus)?;
+        let (identity, key) = self.fetch(how, secret, session_bus)?;
         let vault = Vault::open(&Place::of(&self.directories), &identity);
         let vault = vault.inspect_err(|error| self.rejected(error))?;
+        self.remember_in_session(how, &identity, &key)?;
         self.record(&vault_event(VaultChange::Unlock, None, None))?;
-        self.open_up(&changing, Arc::new(identity), vault)
+        self.open_up(&changing, Arc::new(identity), vault, key, None)
+    }
+
+    /// The identity, and where it came from. A change of it that was cut short is brought to its end first.
+    pub(crate) fn fetch(
+        &self,
+        how: Unlock,
+        secret: Option<&Plaintext>,
+        session_bus: Option<&str>,
+    ) -> Result<(Identity, KeyMethod)> {
+        let directories = &self.directories;
+        succession::settle(&Place::of(directories), directories)?;
+        if let Some(text) = secret.filter(|_| how.identity) {
+            return Ok((keys::load_given(directories, text)?, KeyMethod::Given));
+        }
+        let key = keys::method(directories)?;
+        let asks = matches!(key, Some(KeyMethod::Passphrase | KeyMethod::Given)) && secret.is_none();
+        let recalled = match keys::pinned(directories)?.filter(|_| asks) {
+            Some(recipient) => session::recall(&recipient),
+            None => None,
+        };
+        let identity = recalled.map_or_else(|| keys::load(directories, secret, session_bus), Ok)?;
+        Ok((identity, key.ok_or_else(locked)?))
+    }
+
+    /// The kernel remembers what somebody had to give, where that is configured or asked for.
+    fn remember_in_session(&self, how: Unlock, identity: &Identity, key: &KeyMethod) -> Result<()> {
+        let given = matches!(key, KeyMethod::Passphrase | KeyMethod::Given);
+        if how.remember || (self.autolock.remembers() && given) {
+            session::remember(identity, self.autolock.after(key))?;
+        }
+        Ok(())
+    }
+
+    /// No session knows the identity any longer.
+    pub(crate) fn forget_in_session(&self) {
+        if let Ok(Some(recipient)) = keys::pinned(&self.directories) {
+            session::forget(&recipient);
+        }
     }
 
     /// Opens a vault that is not open and is older than the newest: a person put it there.
@@ -122,32 +188,51 @@ impl Broker {
     /// As [`Self::unlock`], without those about its age.
     pub(crate) fn accept_rollback(
         &self,
-        passphrase: Option<&Plaintext>,
+        how: Unlock,
+        secret: Option<&Plaintext>,
         session_bus: Option<&str>,
     ) -> Result<Arc<Opened>> {
-        let refused = match self.unlock(Asker::Unlock, passphrase, session_bus) {
+        let refused = match self.unlock_by(Asker::Unlock, how, secret, session_bus) {
             Err(error) if ["vault_rollback", "vault_unanchored"].contains(&&*error.code) => error,
             opened => return opened,
         };
         let changing = self.change()?;
-        let identity = keys::load(&self.directories, passphrase, session_bus)?;
+        let (identity, key) = self.fetch(how, secret, session_bus)?;
         self.record(&vault_event(VaultChange::AcceptRollback, None, Some(&refused.message)))?;
         let vault = Vault::open_old(&Place::of(&self.directories), &identity);
         let vault = vault.inspect_err(|error| self.rejected(error))?;
-        self.open_up(&changing, Arc::new(identity), vault)
+        self.remember_in_session(how, &identity, &key)?;
+        self.open_up(&changing, Arc::new(identity), vault, key, None)
     }
 
-    fn rejected(&self, error: &Error) {
+    pub(crate) fn rejected(&self, error: &Error) {
         let _ = self.record(&vault_event(VaultChange::Reject, None, Some(&error.code)));
     }
 
+    /// `trust` is the store of a vault that was open, which goes on.
     pub(crate) fn open_up(
         &self,
         _changing: &MutexGuard<'_, ()>,
         identity: Arc<Identity>,
         vault: Vault,
+        key: KeyMethod,
+        trust: Option<Arc<Mutex<TrustStore>>>,
     ) -> Result<Arc<Opened>> {
-        let (trust, Tampered(tampered)) = TrustStore::open(&self.directories.trust_file(), &identity)?;
+        let trust = match trust {
+            Some(trust) => trust,
+            None => Arc::new(Mutex::new(self.read_trust(&identity)?)),
+        };
+        // The vault opens whatever became of the record: what it remembers is compared, and recorded.
+        let _ = self.audit.remember(&identity);
+        self.hand_ahead(&vault);
+        let opened = Arc::new(Opened { key, vault: Arc::new(vault), trust, identity });
+        *self.custody.write() = Custody::Open(opened.clone());
+        self.autolock.is_over();
+        Ok(opened)
+    }
+
+    fn read_trust(&self, identity: &Identity) -> Result<TrustStore> {
+        let (trust, Tampered(tampered)) = TrustStore::open(&self.directories.trust_file(), identity)?;
         if tampered {
             self.record(&Event::Policy {
                 change: PolicyChange::Reject,
@@ -157,21 +242,14 @@ impl Broker {
                 reason: Some("trust_unauthenticated"),
             })?;
         }
-        // The vault opens whatever became of the record: what it remembers is compared, and recorded.
-        let _ = self.audit.remember(&identity);
-        let key = keys::method(&self.directories)?.ok_or_else(locked)?;
-        self.hand_ahead(&vault);
-        let opened =
-            Arc::new(Opened { key, vault: Arc::new(vault), trust: Arc::new(Mutex::new(trust)), identity });
-        *self.custody.write() = Custody::Open(opened.clone());
-        self.autolock.is_over();
-        Ok(opened)
+        Ok(trust)
     }
 
     /// Locks the vault: every grant ends, and no key stays in memory.
     pub(crate) fn lock(&self) -> Vec<GrantId> {
         let _changing = self.changing.lock();
         let ended = self.withdraw_all(Ending::Locked);
+        self.forget_in_session();
         *self.custody.write() = Custody::Locked;
         self.autolock.is_over();
         let _ = self.record(&vault_event(VaultChange::Lock, None, None));
@@ -235,7 +313,7 @@ impl Broker {
     }
 }
 
-fn locked() -> Error {
+pub(crate) fn locked() -> Error {
     Error::new(Class::Locked, "vault_locked", "the vault is locked").hint("run `kin unlock`")
 }
 

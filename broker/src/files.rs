@@ -29,7 +29,8 @@ pub fn read_private(path: &Path, limit: u64) -> Result<Option<Zeroizing<Vec<u8>>
     let Some(file) = open(AT_FDCWD, path, path)? else { return Ok(None) };
     let meta = regular(&file, path, limit)?;
     if meta.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(unsafe_file(path, &format!("belongs to uid {}", meta.uid())));
+        let why = format!("belongs to uid {}", meta.uid());
+        return Err(unsafe_file(path, &why).hint("put a copy of your own there"));
     }
     if meta.nlink() != 1 {
         return Err(unsafe_file(path, &format!("has {} hard links", meta.nlink())));
@@ -61,6 +62,22 @@ pub fn read_shared(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let meta = regular(&file, path, limit)?;
     owned(&meta, path)?;
     Ok(Some(std::mem::take(&mut *read_all(file, path, meta.size(), limit)?)))
+}
+
+/// Reads a credential as systemd.exec(5) lays it out: root's or ours, nobody's to write, and not everybody's to
+/// read; an access list for the service's user shows as bits of the group. `limit` is in bytes.
+///
+/// # Errors
+/// `unsafe_file`, `unsafe_owner`, or a storage error. It never blocks.
+pub fn read_credential(path: &Path, limit: u64) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let Some(file) = open(AT_FDCWD, path, path)? else { return Ok(None) };
+    let meta = regular(&file, path, limit)?;
+    owned(&meta, path)?;
+    if meta.mode() & 0o027 != 0 {
+        let hint = format!("chmod 400 {}", path.display());
+        return Err(unsafe_file(path, &format!("has mode {:04o}", meta.mode() & 0o7777)).hint(hint));
+    }
+    read_all(file, path, meta.size(), limit).map(Some)
 }
 
 /// What writing for good needs of a file system: a joint, so that tests can make it fail, or cut its power.
@@ -193,9 +210,30 @@ impl Drop for Prepared<'_> {
 /// # Errors
 /// A storage error.
 pub fn move_aside(path: &Path, suffix: &str) -> Result<()> {
-    std::fs::rename(path, beside(path, suffix))
-        .and_then(|()| sync_directory(path))
-        .map_err(|error| Error::storage(&format!("move {} aside", path.display()), &error))
+    move_file(&RealDisk, path, &beside(path, suffix))
+}
+
+/// Gives a file another name in the same directory, for good.
+///
+/// # Errors
+/// A storage error.
+pub(crate) fn move_file(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
+    disk.rename(from, to)
+        .and_then(|()| disk.sync_directory(to))
+        .map_err(|error| Error::storage(&format!("move {} to {}", from.display(), to.display()), &error))
+}
+
+/// Takes a file away, for good, where it is there.
+///
+/// # Errors
+/// A storage error.
+pub(crate) fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        removed => removed,
+    }
+    .and_then(|()| disk.sync_directory(path))
+    .map_err(|error| Error::storage(&format!("remove {}", path.display()), &error))
 }
 
 /// Whether something has that name, whatever it is.
@@ -209,7 +247,8 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The path with more at its end.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

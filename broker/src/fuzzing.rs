@@ -270,7 +270,7 @@ fn frames() -> Vec<Vec<u8>> {
     let asked = [
         framed(Question::Hello, None),
         framed(Question::Grant(grant), None),
-        framed(Question::Unlock { accept_rollback: false }, Some(&value)),
+        framed(Question::Unlock(Default::default()), Some(&value)),
     ];
     asked.into_iter().flatten().collect()
 }

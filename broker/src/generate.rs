@@ -1,5 +1,7 @@
 //! What would be a good new value?
 
+mod certificate;
+
 use base64ct::{Base64, Encoding};
 use chacha20poly1305::aead::OsRng;
 use chacha20poly1305::aead::rand_core::RngCore;
@@ -18,11 +20,16 @@ const MOST: usize = 4096;
 
 /// Makes a value: `hex[:BYTES]` and `base64[:BYTES]` (32 bytes unless said), `password[:LENGTH]` (24
 /// characters of `A-Z a-z 0-9 - _` unless said, six bits each), `uuid` (version 4, RFC 9562), `age` (an X25519
-/// identity), `ssh-ed25519` (a private key in OpenSSH's format). Randomness is the operating system's.
+/// identity), `ssh-ed25519` (a private key in OpenSSH's format), `words[:COUNT]` (7 English words unless said, eleven
+/// bits each), `x509:NAME[,NAME…]` (a private key and a certificate of its own, in PEM). Randomness is the
+/// operating system's.
 ///
 /// # Errors
 /// `bad_generate` for anything else.
 pub fn generate(spec: &str) -> Result<Plaintext> {
+    if let Some(names) = spec.strip_prefix("x509:") {
+        return certificate::make(names);
+    }
     let (kind, size) = match spec.split_once(':') {
         Some((kind, size)) => (kind, Some(parse_size(size)?)),
         None => (spec, None),
@@ -34,6 +41,7 @@ pub fn generate(spec: &str) -> Result<Plaintext> {
         ("uuid", None) => uuid(),
         ("age", None) => Ok(Plaintext::copy_of(Identity::generate().text().bytes())),
         ("ssh-ed25519", None) => ssh_ed25519(),
+        ("words", count) => words(count.unwrap_or(7)),
         _ => Err(bad("no such kind of value")),
     }
 }
@@ -68,6 +76,23 @@ fn password(len: usize) -> Result<Plaintext> {
     Ok(text)
 }
 
+/// Words of the list of BIP 39, which has 2^11 of them that differ in their first four letters.
+fn words(count: usize) -> Result<Plaintext> {
+    let drawn = random(2 * count)?;
+    let list = bip39::Language::English.word_list();
+    let chosen =
+        || drawn.bytes().chunks_exact(2).map(|two| list[usize::from(two[0] & 7) << 8 | usize::from(two[1])]);
+    let mut text = Plaintext::zeroed(chosen().map(|word| word.len() + 1).sum());
+    let mut at = 0;
+    for word in chosen() {
+        text.bytes_mut()[at..at + word.len()].copy_from_slice(word.as_bytes());
+        text.bytes_mut()[at + word.len()] = b'-';
+        at += word.len() + 1;
+    }
+    text.truncate(at - 1);
+    Ok(text)
+}
+
 /// 122 random bits, a version and a variant, in hexadecimal with four hyphens.
 fn uuid() -> Result<Plaintext> {
     let mut bytes = random(16)?;
@@ -96,8 +121,9 @@ fn parse_size(text: &str) -> Result<usize> {
 }
 
 fn bad(why: &str) -> Error {
-    Error::new(Class::Usage, "bad_generate", format!("cannot generate that: {why}"))
-        .hint("hex[:BYTES], base64[:BYTES], password[:LENGTH], uuid, age or ssh-ed25519")
+    Error::new(Class::Usage, "bad_generate", format!("cannot generate that: {why}")).hint(
+        "hex[:BYTES], base64[:BYTES], password[:LENGTH], uuid, age, ssh-ed25519, words[:COUNT] or x509:NAME",
+    )
 }
 
 #[cfg(test)]
@@ -134,7 +160,7 @@ mod tests {
 
     #[test]
     fn no_two_values_are_alike() {
-        for spec in ["hex", "base64", "password", "uuid", "age", "ssh-ed25519"] {
+        for spec in ["hex", "base64", "password", "uuid", "age", "ssh-ed25519", "words", "x509:localhost"] {
             assert_ne!(text(spec), text(spec));
         }
     }
@@ -163,6 +189,40 @@ mod tests {
     }
 
     #[test]
+    fn words_come_from_the_whole_list_evenly() {
+        assert_eq!(text("words").split('-').count(), 7);
+        assert_eq!(text("words:1").split('-').count(), 1);
+        let mut counts = std::collections::BTreeMap::new();
+        for word in (0..16).flat_map(|_| text("words:4096").split('-').map(str::to_owned).collect::<Vec<_>>())
+        {
+            *counts.entry(word).or_insert(0_u32) += 1;
+        }
+        // 65,536 words: 32 each, with a standard deviation of 5.7; seven of them are never seen.
+        assert_eq!(counts.len(), 2048);
+        assert!(counts.values().all(|count| count.abs_diff(32) < 41), "{counts:?}");
+    }
+
+    #[test]
+    fn openssl_reads_a_generated_key_and_its_certificate() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("both.pem");
+        crate::files::write_atomic(&path, generate("x509:localhost,127.0.0.1").unwrap().bytes()).unwrap();
+        let openssl = |arguments: &[&str]| {
+            let output = Command::new("openssl").args(arguments).arg("-in").arg(&path).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(openssl(&["pkey", "-pubout"]), openssl(&["x509", "-noout", "-pubkey"]));
+        let shown = openssl(&["x509", "-noout", "-text"]);
+        for part in ["CN = localhost", "DNS:localhost, IP Address:127.0.0.1", "prime256v1"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        let verify = ["verify", "-CAfile", path.to_str().unwrap(), path.to_str().unwrap()];
+        let output = Command::new("openssl").args(verify).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
     fn bad_specifications_are_refused() {
         let specs = [
             "",
@@ -180,6 +240,14 @@ mod tests {
             "ssh-ed25519:1",
             "ssh-rsa",
             "uuid:4",
+            "words:0",
+            "words:x",
+            "x509",
+            "x509:",
+            "x509:a,,b",
+            "x509:a b",
+            "x509:\n",
+            "x509:ä.example",
             "age:1",
             "\u{1b}[31m",
             "hex:１",

@@ -141,6 +141,21 @@ fn create_private(dir: &Path) -> Result<()> {
     check_private(dir)
 }
 
+/// Refuses a directory of credentials that somebody else than root and we may write.
+///
+/// # Errors
+/// `unsafe_dir`.
+pub(crate) fn check_credentials(dir: &Path) -> Result<()> {
+    let meta = std::fs::symlink_metadata(dir)
+        .map_err(|error| Error::storage(&format!("look at {}", dir.display()), &error))?;
+    let owner = [0, nix::unistd::geteuid().as_raw()].contains(&meta.uid());
+    if meta.is_dir() && owner && meta.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    let message = format!("{} is not a directory that only root or you may write", dir.display());
+    Err(Error::new(Class::Unsafe, "unsafe_dir", message).hint("take a directory that systemd made"))
+}
+
 /// Refuses a directory that is a symlink, another user's, or open to others.
 ///
 /// # Errors

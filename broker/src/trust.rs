@@ -13,10 +13,12 @@ use zeroize::Zeroizing;
 use crate::control::protocol::{TrustState, path_bytes};
 use crate::error::{Class, Error, Result};
 use crate::files;
-use crate::keys::{Identity, authenticate};
+use crate::keys::{Identity, Root, authenticate};
 use crate::manifest::{Manifest, printable};
 
 const FORMAT: u32 = 1;
+/// What the key is derived for that it is signed with.
+const PURPOSE: &str = "kin/trust/1";
 /// Bytes of the store, at most.
 const LIMIT: u64 = 64 << 20;
 /// Lines of a diff that are shown, and how long may be spent on making it a small one.
@@ -62,7 +64,7 @@ impl TrustStore {
     /// # Errors
     /// `unsafe_file`, `trust_format` (Integrity: a newer kin wrote it), or a storage error.
     pub fn open(path: &Path, identity: &Identity) -> Result<(Self, Tampered)> {
-        let key = identity.derive("kin/trust/1");
+        let key = identity.derive(PURPOSE);
         let mut store = Self { path: path.to_owned(), key, trusted: Vec::new(), refused: false };
         let Some(bytes) = files::read_private(path, LIMIT)? else { return Ok((store, Tampered(false))) };
         if authenticate::verify(&store.key, &bytes) {
@@ -72,6 +74,11 @@ impl TrustStore {
         }
         let tampered = Tampered(store.refused);
         Ok((store, tampered))
+    }
+
+    /// From now on it is signed with a key of `root`: the file has been signed again, with [`signed_again`].
+    pub(crate) fn follow(&mut self, root: &Root) {
+        self.key = root.derive(PURPOSE);
     }
 
     /// How a manifest stands. Never [`TrustState::Locked`]: who has a store has the key.
@@ -169,6 +176,17 @@ impl TrustStore {
         self.trusted = document.trusted;
         Ok(())
     }
+}
+
+/// The bytes of the store at `path`, signed with a key of `new` instead of `old`; `None` where there is no store,
+/// or one that was refused.
+///
+/// # Errors
+/// `unsafe_file`, or a storage error.
+pub(crate) fn signed_again(path: &Path, old: &Root, new: &Root) -> Result<Option<Vec<u8>>> {
+    let store = files::read_private(path, LIMIT)?;
+    let (old, new) = (old.derive(PURPOSE), new.derive(PURPOSE));
+    Ok(store.and_then(|bytes| authenticate::sign_again(&old, &new, &bytes)))
 }
 
 fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Trusted>> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kin_broker::identity::Choice;
+use kin_broker::keys::given::Given;
 use kin_broker::paths::Directories;
 use kin_broker::redaction::Zygote;
 use kin_broker::{Broker, Class, Error, Result, control, sys};
@@ -26,12 +27,14 @@ use crate::private::PrivateMounts;
 const START: Duration = Duration::from_secs(10);
 
 /// How to run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DaemonOptions {
     /// In the foreground, for a service supervisor.
     pub foreground: bool,
     /// Also where the user's mount cannot be made: private mounts want no fusermount3.
     pub private_only: bool,
+    /// The identity that opens the vault, where it is given to the broker itself.
+    pub identity: Option<Given>,
 }
 
 /// Runs the broker; in the background, returns once it answers.
@@ -43,7 +46,7 @@ pub fn run(directories: &Directories, options: DaemonOptions) -> Result<()> {
     // A broker below a keeper would be its descendant, and keep that tree alive for ever.
     ancestry::refuse_below_a_keeper()?;
     if options.foreground {
-        return serve(directories, options, || Ok(()));
+        return serve(directories, &options, || Ok(()));
     }
     let (ours, theirs) = UnixStream::pair().map_err(|error| Error::internal("make a pipe", error))?;
     match sys::process::fork_single_threaded().map_err(|error| Error::internal("fork", error))? {
@@ -55,14 +58,14 @@ pub fn run(directories: &Directories, options: DaemonOptions) -> Result<()> {
         }
         ForkResult::Child => {
             drop(ours);
-            detach(directories, options, theirs)
+            detach(directories, &options, theirs)
         }
     }
 }
 
 /// The first child: a session of its own, then a second fork, so that no terminal can come back to it
 /// and init (or the user's service manager) is its parent.
-fn detach(directories: &Directories, options: DaemonOptions, mut teller: UnixStream) -> ! {
+fn detach(directories: &Directories, options: &DaemonOptions, mut teller: UnixStream) -> ! {
     let _ = nix::unistd::setsid();
     match sys::process::fork_single_threaded() {
         Ok(ForkResult::Parent { .. }) => std::process::exit(0),
@@ -123,7 +126,7 @@ fn hear(mut from: UnixStream) -> Result<()> {
 /// Comes up, serves until told to stop, goes down.
 fn serve(
     directories: &Directories,
-    options: DaemonOptions,
+    options: &DaemonOptions,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     sys::process::harden().map_err(|error| Error::internal("harden the process", error))?;
@@ -136,6 +139,11 @@ fn serve(
     let stop = block_stop_signals()?;
     mount::clear(&directories.mountpoint());
     let broker = Broker::new(directories.clone(), identity_choice()?)?;
+    // Here, and not before the forks: they leave no value behind.
+    if let Some(given) = &options.identity {
+        let opened = given.read().and_then(|identity| broker.unlock_with(&identity));
+        opened.inspect_err(|_| broker.shut("no identity"))?;
+    }
     let deadlines = Deadlines::start().map_err(|error| Error::internal("start the watchdog", error))?;
     let mount = match Mount::put_up(&broker, &deadlines) {
         Err(error) if options.private_only && mount::wants_only_fusermount(&error) => {

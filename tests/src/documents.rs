@@ -73,9 +73,11 @@ const ROWS: &str = "
     c01 c02 c04 c05 c06 c07 c10
     d01 d02 d03 d04 d05 d07 d09
     e01 e02 e04 e05 e06 e08 e10 e12
+    f01 f02 f03 f04 f06 f08 f09 f10 f11 f12 f15
+    g01 g02 g03 g04 g06 g08 g09 g10 g13 g14 g16
+    l00 l01 l02 l05 l06 l07 l11 l12 l13 l14 l16 l18
     r01 r02 r03 r04 r08 r09 r11 r14 r15 r16
-    f15
-    x04 x07 x10 x13 x15 x18
+    x01 x02 x03 x04 x07 x08 x10 x11 x13 x15 x18
     y01 y02 y03 y04 y07
     z01 z02 z03 z04 z05 z06 z09
 ";

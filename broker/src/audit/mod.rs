@@ -30,5 +30,6 @@ pub use logged::Logged;
 pub use query::{Filter, Queried, Record, parsed, query, query_last_run, query_lines};
 pub use record::{Ancestry, Denied, Event, Op, PolicyChange, ReaderFacts, VaultChange};
 pub use remembered::Remembered;
+pub(crate) use remembered::{path as remembered_in, signed_again};
 pub use verify::{Verified, verify, verify_against};
 pub use when::parse_time;

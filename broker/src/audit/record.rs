@@ -206,6 +206,10 @@ pub enum VaultChange {
     Restore,
     Compare,
     Export,
+    Rekey,
+    RecoveryAdd,
+    RecoveryRemove,
+    Recover,
     Reject,
 }
 
@@ -482,6 +486,10 @@ impl VaultChange {
             Self::Compare => "vault.compare",
             Self::Export => "vault.export",
             Self::Restore => "vault.restore",
+            Self::Rekey => "vault.rekey",
+            Self::RecoveryAdd => "vault.recovery_add",
+            Self::RecoveryRemove => "vault.recovery_remove",
+            Self::Recover => "vault.recover",
             Self::AcceptRollback => "vault.accept_rollback",
             Self::Reject => "vault.reject",
         }

@@ -13,7 +13,7 @@ use super::seals;
 use super::{NotLogged, json};
 use crate::error::{Class, Error, Result};
 use crate::files;
-use crate::keys::{Identity, authenticate};
+use crate::keys::{Identity, Root, authenticate};
 
 /// What the vault's key was derived for.
 const PURPOSE: &str = "kin/audit/1";
@@ -43,7 +43,8 @@ struct Document {
     head: String,
 }
 
-fn path(dir: &Path) -> PathBuf {
+/// Where that is.
+pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join("audit.vault")
 }
 
@@ -120,6 +121,17 @@ impl Memory {
             serde_json::to_vec(&document).map_err(|error| Error::internal("write audit.vault", error))?;
         files::write_atomic(&path(dir), &authenticate::sign(&self.key, json))
     }
+}
+
+/// What the vault remembers, signed with a key of `new` instead of `old`; `None` where it remembers nothing, or
+/// somebody else wrote that down: then it stays as it is.
+///
+/// # Errors
+/// `unsafe_file`, or a storage error.
+pub(crate) fn signed_again(dir: &Path, old: &Root, new: &Root) -> Result<Option<Vec<u8>>> {
+    let there = files::read_private(&path(dir), 4096)?;
+    let (old, new) = (old.derive(PURPOSE), new.derive(PURPOSE));
+    Ok(there.and_then(|bytes| authenticate::sign_again(&old, &new, &bytes)))
 }
 
 enum Found {

@@ -18,7 +18,7 @@ use crate::placeholders::Placeholder;
 use crate::redaction::NotMasked;
 
 /// Raised whenever a request or an answer changes its shape.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// What a keeper calls itself (`PR_SET_NAME`, at most 15 bytes).
 pub const KEEPER_COMM: &str = "kin-keeper";
@@ -74,12 +74,8 @@ pub enum Question {
         /// Where the identity is kept.
         method: KeyMethod,
     },
-    /// Unlock the vault; a passphrase travels as the value. → `()`.
-    Unlock {
-        /// Also one that is older than the newest: the person put it there.
-        #[serde(default)]
-        accept_rollback: bool,
-    },
+    /// Unlock the vault; a passphrase or the identity travels as the value. → `()`.
+    Unlock(Unlock),
     /// Lock the vault and end every grant. → [`Withdrawn`].
     Lock,
     /// Store a new version; the value travels as the value, or is generated here. → [`SecretInfo`].
@@ -141,6 +137,33 @@ pub enum Question {
     Link(LinkRequest),
     /// Take them away. → `Vec<UnlinkInfo>`.
     Unlink(UnlinkRequest),
+    /// Give the vault another identity; a passphrase or an identity travels as the value. → [`Rekeyed`].
+    Rekey {
+        /// Where the new one is kept; `None` is where the old one is.
+        method: Option<KeyMethod>,
+    },
+    /// Make a recovery key, which is in the answer's value and nowhere else. → [`RecipientInfo`].
+    RecoveryNew {
+        /// A person confirmed, on a terminal or by an explicit flag.
+        confirmed: bool,
+    },
+    /// Make the vault one for somebody else too. → [`RecipientInfo`].
+    RecoveryAdd {
+        /// `age1…`
+        recipient: String,
+        /// A person confirmed, on a terminal or by an explicit flag.
+        confirmed: bool,
+    },
+    /// Whom the vault is for beside its owner. → `Vec<RecipientInfo>`.
+    RecoveryList,
+    /// Make it no longer one for somebody. → [`RecipientInfo`].
+    RecoveryRemove {
+        /// The recipient, or an unambiguous beginning of it.
+        recipient: String,
+    },
+    /// Give the vault, or that of a backup, a new identity, with the key of somebody that it is for. The value is
+    /// that key, and after a line break the passphrase or identity that the method wants. → [`Rekeyed`].
+    Recover(Recovery),
     /// What would be trusted. → [`ManifestInfo`].
     Inspect {
         /// The directory that holds `kin.toml`.
@@ -251,6 +274,61 @@ pub enum KeyMethod {
         #[serde(with = "path_bytes")]
         path: PathBuf,
     },
+    /// Nowhere of kin's: it is given at each unlock, by a descriptor or as a credential.
+    Given,
+}
+
+/// How the vault is to be unlocked.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Unlock {
+    /// Also one that is older than the newest: the person put it there.
+    #[serde(default)]
+    pub accept_rollback: bool,
+    /// The value is the identity itself, not a passphrase.
+    #[serde(default)]
+    pub identity: bool,
+    /// The kernel remembers the identity for this login session.
+    #[serde(default)]
+    pub remember: bool,
+}
+
+/// A vault, or the backup of one, that is to be had back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Where the new identity is kept.
+    pub method: KeyMethod,
+    /// The backup; `None` is the vault that is there.
+    pub from: Option<PathBuf>,
+    /// The recipient of the owner who wrote it; `None` is the one that is pinned here.
+    pub owner: Option<String>,
+    /// Also one that is older than the newest.
+    pub accept_rollback: bool,
+    /// A person confirmed; without, it is only looked at.
+    pub confirmed: bool,
+}
+
+/// A vault has another identity, or would have.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rekeyed {
+    /// The age recipient of the new one; `None` where it was only looked at.
+    pub recipient: Option<String>,
+    /// Where it is kept.
+    pub key: KeyMethod,
+    /// How many secrets the vault has.
+    pub secrets: usize,
+    /// Its generation.
+    pub generation: u64,
+}
+
+/// Somebody that the vault is for beside its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipientInfo {
+    /// `age1…`
+    pub recipient: String,
+    /// Since when: seconds of Unix time.
+    pub since: i64,
+    /// Whether it is a recovery key that kin made.
+    pub paper: bool,
 }
 
 /// A vault was made.

@@ -6,7 +6,7 @@ use std::iter::once;
 use age::{DecryptError, Decryptor, EncryptError, Encryptor};
 use zeroize::Zeroizing;
 
-/// Bytes of header that are looked at. Ours have about 200; age parses a header anew for each of its lines.
+/// Bytes of header that are looked at. Ours have about 200, and 100 for each further recipient; age parses a header anew for each of its lines.
 const HEADER: usize = 8 << 10;
 
 /// Encrypts to one recipient, or with one passphrase.
@@ -14,7 +14,18 @@ const HEADER: usize = 8 << 10;
 /// # Errors
 /// Those of age, which for one recipient and memory are none.
 pub(crate) fn encrypt(bytes: &[u8], recipient: &dyn age::Recipient) -> Result<Vec<u8>, EncryptError> {
-    let encryptor = Encryptor::with_recipients(once(recipient))?;
+    encrypt_to(bytes, once(recipient))
+}
+
+/// As [`encrypt`], for several.
+///
+/// # Errors
+/// As there.
+pub(crate) fn encrypt_to<'r>(
+    bytes: &[u8],
+    recipients: impl Iterator<Item = &'r dyn age::Recipient>,
+) -> Result<Vec<u8>, EncryptError> {
+    let encryptor = Encryptor::with_recipients(recipients)?;
     let mut writer = encryptor.wrap_output(Vec::with_capacity(bytes.len() + bytes.len() / 1024 + 1024))?;
     writer.write_all(bytes)?;
     Ok(writer.finish()?)

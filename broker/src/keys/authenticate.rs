@@ -37,6 +37,12 @@ pub(crate) fn verify(key: &[u8; 32], json: &[u8]) -> bool {
     Base64::decode(text, &mut theirs).is_ok_and(|theirs| mac(key, signed).verify_slice(theirs).is_ok())
 }
 
+/// The same object signed with another key; `None` where it was not signed with `old`.
+pub(crate) fn sign_again(old: &[u8; 32], new: &[u8; 32], json: &[u8]) -> Option<Vec<u8>> {
+    let signed = json.len().checked_sub(OPEN.len() + TEXT + CLOSE.len())?;
+    verify(old, json).then(|| sign(new, [&json[..signed], b"}"].concat()))
+}
+
 fn mac(key: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(bytes);
@@ -55,6 +61,10 @@ mod tests {
         assert!(!verify(&[8; 32], &signed));
         let parsed: serde_json::Value = serde_json::from_slice(&signed).unwrap();
         assert_eq!(parsed["format"], 1);
+        let again = sign_again(&key, &[8; 32], &signed).unwrap();
+        assert!(verify(&[8; 32], &again) && !verify(&key, &again));
+        assert_eq!(sign_again(&[8; 32], &key, &again).as_ref(), Some(&signed));
+        assert_eq!(sign_again(&[9; 32], &key, &again), None);
         for at in 0..signed.len() {
             for bit in 0..8 {
                 let mut flipped = signed.clone();

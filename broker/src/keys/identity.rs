@@ -5,9 +5,33 @@ use std::str::FromStr;
 use age::secrecy::ExposeSecret;
 use hkdf::Hkdf;
 use sha2::Sha256;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::Plaintext;
+
+/// The root of every key of one vault: what HKDF-SHA256 (RFC 5869) extracts from the text of its identity. The
+/// identity cannot be had from it.
+pub(crate) struct Root(Plaintext);
+
+impl Root {
+    /// The root in these bytes, which were sealed somewhere; `None` where they are none.
+    pub(crate) fn of(bytes: Plaintext) -> Option<Self> {
+        (bytes.len() == 32).then_some(Self(bytes))
+    }
+
+    /// Its bytes, to seal them.
+    pub(crate) fn bytes(&self) -> &Plaintext {
+        &self.0
+    }
+
+    /// A key for one purpose, which is the info of HKDF's second step.
+    pub(crate) fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        let hkdf = Hkdf::<Sha256>::from_prk(self.0.bytes()).expect("a root has 32 bytes");
+        let mut key = Zeroizing::new([0; 32]);
+        hkdf.expand(purpose.as_bytes(), key.as_mut()).expect("32 bytes are within HKDF's reach");
+        key
+    }
+}
 
 /// An age X25519 identity, kept as its text in locked memory. Not `Debug`, `Clone` or `Serialize`.
 pub struct Identity {
@@ -38,11 +62,30 @@ impl Identity {
     /// # Panics
     /// Never: 32 bytes are within what HKDF-SHA256 can give.
     pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
-        let mut key = Zeroizing::new([0; 32]);
-        Hkdf::<Sha256>::new(None, self.text.bytes())
-            .expand(purpose.as_bytes(), key.as_mut())
-            .expect("32 bytes are within HKDF's reach");
-        key
+        self.root().derive(purpose)
+    }
+
+    /// What all of those keys hang off.
+    pub(crate) fn root(&self) -> Root {
+        let (mut root, _) = Hkdf::<Sha256>::extract(None, self.text.bytes());
+        let kept = Plaintext::copy_of(&root);
+        root.as_mut_slice().zeroize();
+        Root(kept)
+    }
+
+    /// The key that this identity and that of `recipient` have in common, and nobody else: X25519 (RFC 7748),
+    /// through HKDF-SHA256. `None` where `recipient` is none, or one that has a key in common with everybody.
+    pub(crate) fn agree(&self, recipient: &str) -> Option<Plaintext> {
+        let text = std::str::from_utf8(self.text.bytes()).ok()?;
+        let (ours, theirs) = (Zeroizing::new(decode(text)?), decode(recipient)?);
+        let shared = Zeroizing::new(x25519_dalek::x25519(*ours, theirs));
+        if *shared == [0; 32] {
+            return None;
+        }
+        let mut key = Plaintext::zeroed(32);
+        let hkdf = Hkdf::<Sha256>::new(None, &*shared);
+        hkdf.expand(b"kin/recipient/1", key.bytes_mut()).ok()?;
+        Some(key)
     }
 
     /// Its text, to keep it somewhere.
@@ -67,6 +110,17 @@ impl Identity {
     }
 }
 
+/// The 32 bytes of an age key, `age1…` or `AGE-SECRET-KEY-1…`: Bech32 (BIP 173).
+fn decode(text: &str) -> Option<[u8; 32]> {
+    let (_, bytes) = bech32::decode(text).ok()?;
+    Zeroizing::new(bytes).as_slice().try_into().ok()
+}
+
+/// Whether this is an X25519 recipient of age, `age1…`.
+pub fn is_recipient(text: &str) -> bool {
+    age::x25519::Recipient::from_str(text).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +133,20 @@ mod tests {
         assert_eq!(identity.derive("kin/test/1"), again.derive("kin/test/1"));
         assert_ne!(identity.derive("kin/test/1"), identity.derive("kin/test/2"));
         assert_ne!(identity.derive("kin/test/1"), Identity::generate().derive("kin/test/1"));
+    }
+
+    #[test]
+    fn two_identities_agree_on_a_key_that_no_third_one_has() {
+        let (one, other, third) = (Identity::generate(), Identity::generate(), Identity::generate());
+        let key = |of: &Identity, with: &Identity| of.agree(with.recipient()).unwrap().bytes().to_vec();
+        assert_eq!(key(&one, &other), key(&other, &one));
+        assert_ne!(key(&one, &other), key(&one, &third));
+        assert_ne!(key(&one, &other), key(&third, &other));
+        // The point of order 1, with which every identity has zeroes in common.
+        let nobody = bech32::encode::<bech32::Bech32>(bech32::Hrp::parse("age").unwrap(), &[0; 32]).unwrap();
+        for bad in [nobody.as_str(), "age1", "", "AGE-SECRET-KEY-1"] {
+            assert!(one.agree(bad).is_none());
+        }
     }
 
     #[test]

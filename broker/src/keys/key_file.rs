@@ -47,15 +47,17 @@ fn render(identity: &Identity) -> Zeroizing<Vec<u8>> {
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Identity> {
+    only_identity(bytes).ok_or_else(|| {
+        let message = format!("the key file {} does not hold one X25519 age identity", path.display());
+        Error::new(Class::Integrity, "key_corrupt", message).hint("age-keygen -o makes such a file")
+    })
+}
+
+/// The one identity in a text as age-keygen writes it: comments begin with '#'.
+pub(super) fn only_identity(bytes: &[u8]) -> Option<Identity> {
     let mut lines = bytes
         .split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii)
         .filter(|line| !line.is_empty() && !line.starts_with(b"#"));
-    match (lines.next().and_then(Identity::parse), lines.next()) {
-        (Some(identity), None) => Ok(identity),
-        _ => {
-            let message = format!("the key file {} does not hold one X25519 age identity", path.display());
-            Err(Error::new(Class::Integrity, "key_corrupt", message).hint("age-keygen -o makes such a file"))
-        }
-    }
+    lines.next().and_then(Identity::parse).filter(|_| lines.next().is_none())
 }

@@ -2,13 +2,16 @@
 
 pub(crate) mod age_file;
 pub(crate) mod authenticate;
+pub mod given;
 mod identity;
 mod key_file;
 pub mod keyring;
 pub mod keyring_agent;
 mod passphrase;
+pub mod session;
 
-pub use identity::Identity;
+pub(crate) use identity::Root;
+pub use identity::{Identity, is_recipient};
 
 use std::path::Path;
 
@@ -18,13 +21,44 @@ use sha2::{Digest, Sha256};
 use crate::Plaintext;
 use crate::control::protocol::KeyMethod;
 use crate::error::{Class, Error, Result};
-use crate::files;
+use crate::files::{self, Disk, RealDisk};
 use crate::paths::Directories;
 use keyring::Agent;
 
 const FORMAT: u32 = 1;
 /// Bytes of `key.json`, and of an identity under a passphrase.
 const LIMIT: u64 = 64 << 10;
+
+/// A vault and its key that are about to follow others: what `key.json.next` says.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Next {
+    /// What `key.json` is to say.
+    config: Config,
+    /// SHA-256 of the vault's file, hexadecimal, once it is the new one.
+    pub(crate) vault: String,
+}
+
+impl Next {
+    /// Reads it; `None` where nothing is about to follow.
+    ///
+    /// # Errors
+    /// `key_config_invalid`, `unsafe_file`, or a storage error.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+        let Some(bytes) = files::read_private(path, LIMIT)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|_| invalid_config(path))
+    }
+
+    /// Its bytes.
+    pub(crate) fn render(successor: &Successor, vault: String) -> Result<Vec<u8>> {
+        let next = Self { config: successor.config(), vault };
+        serde_json::to_vec(&next).map_err(|error| Error::internal("write key.json.next", error))
+    }
+
+    /// What `key.json` is to say, as bytes.
+    pub(crate) fn config(&self) -> Result<Vec<u8>> {
+        self.config.render()
+    }
+}
 
 /// What `key.json` says. The recipient is pinned: no other identity is accepted, wherever it comes from.
 #[derive(Serialize, Deserialize)]
@@ -33,6 +67,19 @@ struct Config {
     format: u32,
     method: KeyMethod,
     recipient: String,
+}
+
+impl Config {
+    fn render(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|error| Error::internal("write key.json", error))
+    }
+
+    fn pinned(&self, identity: Identity) -> Result<Identity> {
+        match identity.recipient() == self.recipient {
+            true => Ok(identity),
+            false => Err(mismatch("the identity is not the one that the vault was made with")),
+        }
+    }
 }
 
 /// Makes an identity (or takes the one in an existing key file), keeps it, and pins it.
@@ -66,6 +113,46 @@ pub fn create_through(
         let hint = "`kin status` shows it; move it away to begin anew";
         return Err(Error::new(Class::Denied, "vault_exists", message).hint(hint));
     }
+    let successor = successor(agent, method, passphrase, session_bus)?;
+    if let Some(sealed) = &successor.sealed {
+        let file = directories.identity_file();
+        keep_aside(&RealDisk, &file)?;
+        files::write_atomic(&file, sealed)?;
+    }
+    files::write_atomic(&directories.key_config(), &successor.config().render()?)?;
+    Ok(successor.identity)
+}
+
+/// An identity that is to be a vault's, kept where the method says unless that is a file of kin's.
+pub(crate) struct Successor {
+    pub(crate) identity: Identity,
+    method: KeyMethod,
+    /// What `identity.age` is to be, with a passphrase.
+    pub(crate) sealed: Option<Vec<u8>>,
+}
+
+impl Successor {
+    fn config(&self) -> Config {
+        Config {
+            format: FORMAT,
+            method: self.method.clone(),
+            recipient: self.identity.recipient().to_owned(),
+        }
+    }
+}
+
+/// Makes an identity, or takes the one that is in an existing key file or was given.
+///
+/// # Errors
+/// `passphrase_needed`, `empty_passphrase`, `bad_key_file`, `identity_needed`; the errors of the place where it is
+/// to be kept.
+pub(crate) fn successor(
+    agent: &Agent,
+    method: &KeyMethod,
+    secret: Option<&Plaintext>,
+    session_bus: Option<&str>,
+) -> Result<Successor> {
+    let mut sealed = None;
     let identity = match method {
         KeyMethod::Keyring => {
             let identity = Identity::generate();
@@ -74,19 +161,13 @@ pub fn create_through(
         }
         KeyMethod::Passphrase => {
             let identity = Identity::generate();
-            let sealed = passphrase::seal(&identity, passphrase.ok_or_else(passphrase_needed)?)?;
-            let file = directories.identity_file();
-            keep_aside(&file)?;
-            files::write_atomic(&file, &sealed)?;
+            sealed = Some(passphrase::seal(&identity, secret.ok_or_else(passphrase_needed)?)?);
             identity
         }
         KeyMethod::KeyFile { path } => key_file::create(path)?,
+        KeyMethod::Given => parse_given(secret.ok_or_else(identity_needed)?)?,
     };
-    let config =
-        Config { format: FORMAT, method: method.clone(), recipient: identity.recipient().to_owned() };
-    let json = serde_json::to_vec(&config).map_err(|error| Error::internal("write key.json", error))?;
-    files::write_atomic(&directories.key_config(), &json)?;
-    Ok(identity)
+    Ok(Successor { identity, method: method.clone(), sealed })
 }
 
 /// Fetches the identity from where it is kept.
@@ -112,9 +193,7 @@ pub fn load_through(
     passphrase: Option<&Plaintext>,
     session_bus: Option<&str>,
 ) -> Result<Identity> {
-    let config = read_config(directories)?.ok_or_else(|| {
-        Error::new(Class::Locked, "vault_absent", "there is no vault yet").hint("`kin init` makes one")
-    })?;
+    let config = read_config(directories)?.ok_or_else(no_vault)?;
     let identity = match &config.method {
         KeyMethod::Keyring => agent.get(&config.recipient, session_bus)?,
         KeyMethod::Passphrase => {
@@ -122,12 +201,25 @@ pub fn load_through(
             passphrase::open(&read_sealed(&directories.identity_file())?, passphrase)?
         }
         KeyMethod::KeyFile { path } => key_file::load(path)?,
+        KeyMethod::Given => return Err(identity_needed()),
     };
-    if identity.recipient() == config.recipient {
-        Ok(identity)
-    } else {
-        Err(mismatch("the identity is not the one that the vault was made with"))
-    }
+    config.pinned(identity)
+}
+
+/// The vault's identity, which was given: by a descriptor, by a credential.
+///
+/// # Errors
+/// `vault_absent`, `identity_mismatch` (Locked), `bad_identity` (Usage).
+pub fn load_given(directories: &Directories, text: &Plaintext) -> Result<Identity> {
+    read_config(directories)?.ok_or_else(no_vault)?.pinned(parse_given(text)?)
+}
+
+/// Reads an identity that was given, whatever vault it is of.
+pub(crate) fn parse_given(text: &Plaintext) -> Result<Identity> {
+    key_file::only_identity(text.bytes()).ok_or_else(|| {
+        Error::new(Class::Usage, "bad_identity", "what was given is not one X25519 identity of age")
+            .hint("it is a line AGE-SECRET-KEY-1…, as age-keygen prints it")
+    })
 }
 
 /// Where the identity is kept; `None` where there is no vault yet.
@@ -138,16 +230,26 @@ pub fn method(directories: &Directories) -> Result<Option<KeyMethod>> {
     Ok(read_config(directories)?.map(|config| config.method))
 }
 
+/// The recipient that the vault's identity must have; `None` where there is no vault yet.
+///
+/// # Errors
+/// As [`method`].
+pub fn pinned(directories: &Directories) -> Result<Option<String>> {
+    Ok(read_config(directories)?.map(|config| config.recipient))
+}
+
 fn read_config(directories: &Directories) -> Result<Option<Config>> {
     let path = directories.key_config();
     let Some(bytes) = files::read_private(&path, LIMIT)? else { return Ok(None) };
     match serde_json::from_slice::<Config>(&bytes) {
         Ok(config) if config.format == FORMAT => Ok(Some(config)),
-        _ => {
-            let message = format!("{} is damaged, or of a newer kin", path.display());
-            Err(Error::new(Class::Unsafe, "key_config_invalid", message).hint("put a copy of it back"))
-        }
+        _ => Err(invalid_config(&path)),
     }
+}
+
+fn invalid_config(path: &Path) -> Error {
+    let message = format!("{} is damaged, or of a newer kin", path.display());
+    Error::new(Class::Unsafe, "key_config_invalid", message).hint("put a copy of it back")
 }
 
 fn read_sealed(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>> {
@@ -159,11 +261,22 @@ fn read_sealed(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>> {
 
 /// An identity without a vault is what an interrupted `init` left, or a lost vault's: it is never
 /// overwritten, but kept under a name made from its content.
-fn keep_aside(path: &Path) -> Result<()> {
+pub(crate) fn keep_aside(disk: &dyn Disk, path: &Path) -> Result<()> {
     match files::read_private(path, LIMIT)? {
         None => Ok(()),
-        Some(old) => files::move_aside(path, &format!(".{:.16x}", Sha256::digest(&*old))),
+        Some(old) => {
+            files::move_file(disk, path, &files::beside(path, &format!(".{:.16x}", Sha256::digest(&*old))))
+        }
     }
+}
+
+fn no_vault() -> Error {
+    Error::new(Class::Locked, "vault_absent", "there is no vault yet").hint("`kin init` makes one")
+}
+
+fn identity_needed() -> Error {
+    Error::new(Class::Locked, "identity_needed", "the vault opens with an identity that is given to it")
+        .hint("`kin unlock --identity-fd N`, or `kin daemon --identity-credential NAME`")
 }
 
 fn passphrase_needed() -> Error {

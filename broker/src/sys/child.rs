@@ -1,7 +1,7 @@
 //! How child processes start, how they are awaited, and how this process ends the way one of them did.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
@@ -63,6 +63,34 @@ pub fn die_by(signal: i32) {
         libc::sigaddset(&raw mut only, signal);
         libc::raise(signal);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut());
+    }
+}
+
+/// Takes a descriptor that was passed to this process, so that no child of its gets it too. One of the three
+/// standard ones is duplicated.
+///
+/// # Errors
+/// EBADF where it is not open, or is one of our own: those are close-on-exec.
+pub fn take_passed(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only reads, whatever the number means.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    let ours = flags >= 0 && flags & libc::FD_CLOEXEC != 0;
+    if flags < 0 || ours {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    if fd <= 2 {
+        // SAFETY: the duplicate is a new descriptor that nobody else owns.
+        let new = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+        return match new {
+            // SAFETY: as above, and the call succeeded.
+            0.. => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
+            _ => Err(io::Error::last_os_error()),
+        };
+    }
+    // SAFETY: F_SETFD changes one flag of this number; it was passed to us, so nothing here owns it yet.
+    unsafe {
+        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        Ok(OwnedFd::from_raw_fd(fd))
     }
 }
 

@@ -167,6 +167,8 @@ fn map_private(len: usize) -> (NonNull<u8>, bool) {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::ForkResult;
+
     use super::*;
 
     #[test]
@@ -182,6 +184,24 @@ mod tests {
     fn a_full_pool_falls_back_to_mappings() {
         let values: Vec<_> = (0..SLOTS + 8).map(|n| Plaintext::copy_of(&[n as u8; 8])).collect();
         assert!(values.iter().enumerate().all(|(n, value)| value.bytes() == [n as u8; 8]));
+    }
+
+    #[test]
+    fn g16_a_fork_inherits_no_value() {
+        let values = [Plaintext::copy_of(&[7; 64]), Plaintext::copy_of(&[7; 3 * SLOT])];
+        // Ordinary memory is there, so its absence means something.
+        let ordinary = vec![7; 64];
+        match crate::sys::process::fork_beside_an_idle_runner().unwrap() {
+            ForkResult::Child => {
+                let wiped = values.iter().all(|value| value.bytes().iter().all(|byte| *byte == 0));
+                std::process::exit(i32::from(!wiped || ordinary != [7; 64]));
+            }
+            ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+        assert!(values.iter().all(|value| value.bytes().iter().all(|byte| *byte == 7)));
     }
 
     #[test]

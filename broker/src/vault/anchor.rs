@@ -8,11 +8,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use crate::error::{Class, Error, Result};
 use crate::files::{self, Disk, Prepared};
-use crate::keys::{Identity, authenticate};
+use crate::keys::authenticate;
 
 const FORMAT: u32 = 1;
 /// Bytes of the mark, at most.
@@ -39,10 +38,8 @@ pub(super) enum Freshness {
     Ahead,
 }
 
-/// The key that the mark is signed with.
-pub(super) fn key(identity: &Identity) -> Zeroizing<[u8; 32]> {
-    identity.derive("kin/vault-anchor/1")
-}
+/// What the key is derived for that the mark is signed with.
+pub(super) const PURPOSE: &str = "kin/vault-anchor/1";
 
 /// Whether the vault of these bytes and this generation is the newest that was acknowledged.
 ///
@@ -85,9 +82,14 @@ pub(super) fn prepare<'d>(
     generation: u64,
     file: &[u8],
 ) -> Result<Prepared<'d>> {
+    Prepared::new(disk, path, &render(key, generation, file)?)
+}
+
+/// The bytes of such a mark.
+pub(super) fn render(key: &[u8; 32], generation: u64, file: &[u8]) -> Result<Vec<u8>> {
     let mark = Mark { format: FORMAT, generation, digest: digest(file) };
     let json = serde_json::to_vec(&mark).map_err(|error| Error::internal("write the anchor", error))?;
-    Prepared::new(disk, path, &authenticate::sign(key, json))
+    Ok(authenticate::sign(key, json))
 }
 
 fn read(path: &Path, key: &[u8; 32]) -> Result<Option<Mark>> {
@@ -107,6 +109,7 @@ fn rollback(message: &str) -> Error {
     Error::new(Class::Integrity, "vault_rollback", message).hint(OVERRIDE)
 }
 
-fn digest(file: &[u8]) -> String {
+/// SHA-256, hexadecimal.
+pub(crate) fn digest(file: &[u8]) -> String {
     format!("{:x}", Sha256::digest(file))
 }

@@ -3,9 +3,13 @@
 //! An age file for the identity's recipient, around one JSON object that is signed with a key derived from
 //! the identity: who knows only the recipient can write an age file, but not a vault. The values in it, and
 //! the key that seals them, are sealed once more, so that no buffer of age or JSON ever holds one.
+//!
+//! It may be for others too (a recovery key, a colleague). For each of them the root of the vault's keys is
+//! sealed with a key that only they and the owner have in common, so that they can tell it from a forgery.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
@@ -16,10 +20,14 @@ use zeroize::Zeroizing;
 use super::{MAX_VALUE, seal};
 use crate::Plaintext;
 use crate::error::{Class, Error, Result};
-use crate::keys::{Identity, age_file, authenticate};
+use crate::keys::{Identity, Root, age_file, authenticate, is_recipient};
 
-/// The first and only format so far.
+/// A vault that is for its owner alone.
 const FORMAT: u32 = 1;
+/// One that is for others too.
+const SHARED: u32 = 2;
+/// Those others, at most: the header of an age file grows with them.
+pub(super) const MOST_RECIPIENTS: usize = 20;
 /// Bytes of a vault's file, at most.
 pub(super) const LIMIT: u64 = 64 << 20;
 /// The place that the data key is sealed for.
@@ -32,7 +40,23 @@ pub(super) struct Content {
     /// Grows by one with each write.
     pub(super) generation: u64,
     data_key: Sealed,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recipients: Vec<Recipient>,
     pub(super) secrets: BTreeMap<Reference, Record>,
+}
+
+/// Somebody else that the vault is for.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Recipient {
+    /// `age1…`
+    pub(super) recipient: String,
+    /// Seconds of Unix time.
+    pub(super) since: i64,
+    /// Whether the broker made its identity: a recovery key, on paper.
+    #[serde(default)]
+    pub(super) paper: bool,
+    /// The root of the vault's keys, sealed for it by the owner.
+    sealed: Sealed,
 }
 
 /// One secret.
@@ -87,7 +111,8 @@ impl<'de> Deserialize<'de> for Sealed {
 
 /// The keys that hang off the identity, as long as the vault is unlocked.
 pub(super) struct Keys {
-    recipient: age::x25519::Recipient,
+    owner: age::x25519::Recipient,
+    root: Root,
     mac: Zeroizing<[u8; 32]>,
     anchor: Zeroizing<[u8; 32]>,
     wrap: Plaintext,
@@ -95,17 +120,27 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn of(identity: &Identity) -> Self {
+        Self::hanging_off(identity.root(), identity.age().to_public())
+    }
+
+    fn hanging_off(root: Root, owner: age::x25519::Recipient) -> Self {
         Self {
-            recipient: identity.age().to_public(),
-            mac: identity.derive("kin/vault-mac/1"),
-            anchor: super::anchor::key(identity),
-            wrap: Plaintext::copy_of(&*identity.derive("kin/vault-key/1")),
+            owner,
+            mac: root.derive("kin/vault-mac/1"),
+            anchor: root.derive(super::anchor::PURPOSE),
+            wrap: Plaintext::copy_of(&*root.derive("kin/vault-key/1")),
+            root,
         }
     }
 
     /// What the anchor is signed with.
     pub(super) fn anchor(&self) -> &[u8; 32] {
         &self.anchor
+    }
+
+    /// What all of them hang off.
+    pub(super) fn root(&self) -> &Root {
+        &self.root
     }
 }
 
@@ -114,36 +149,75 @@ impl Content {
     pub(super) fn new(keys: &Keys) -> Result<(Self, Plaintext)> {
         let data_key = crate::generate::random(32)?;
         let sealed = seal::seal(&keys.wrap, DATA_KEY, data_key.bytes())?;
-        let content =
-            Self { format: FORMAT, generation: 1, data_key: Sealed(sealed.into()), secrets: BTreeMap::new() };
+        let (data_key_sealed, secrets) = (Sealed(sealed.into()), BTreeMap::new());
+        let content = Self {
+            format: FORMAT,
+            generation: 1,
+            data_key: data_key_sealed,
+            recipients: Vec::new(),
+            secrets,
+        };
         Ok((content, data_key))
+    }
+
+    /// Who else it is for.
+    pub(super) fn recipients(&self) -> &[Recipient] {
+        &self.recipients
+    }
+
+    /// From now on it is for these others.
+    pub(super) fn share(&mut self, recipients: Vec<Recipient>) {
+        self.format = if recipients.is_empty() { FORMAT } else { SHARED };
+        self.recipients = recipients;
     }
 
     /// The file.
     pub(super) fn encode(&self, keys: &Keys) -> Result<Vec<u8>> {
         let json = serde_json::to_vec(self).map_err(|error| Error::internal("write the vault", error))?;
         let payload = Zeroizing::new(authenticate::sign(&keys.mac, json));
-        age_file::encrypt(&payload, &keys.recipient)
+        let others = self.recipients.iter().map(|other| age::x25519::Recipient::from_str(&other.recipient));
+        let others: Vec<_> =
+            others.collect::<Result<_, _>>().map_err(|error| Error::internal("read a recipient", error))?;
+        let all = others.iter().chain(std::iter::once(&keys.owner));
+        age_file::encrypt_to(&payload, all.map(|of| of as &dyn age::Recipient))
             .map_err(|error| Error::internal("encrypt the vault", error))
     }
 
-    /// Reads the file. Nothing is parsed before all of it is decrypted and authenticated.
+    /// Reads the owner's file. Nothing is parsed before all of it is decrypted and authenticated.
     pub(super) fn decode(
         file: &[u8],
         path: &Path,
         identity: &Identity,
         keys: &Keys,
     ) -> Result<(Self, Plaintext)> {
-        let payload =
-            age_file::decrypt(file, &identity.age()).map_err(|_| corrupt(path, "does not decrypt"))?;
-        if !authenticate::verify(&keys.mac, &payload) {
-            let message = format!("{} was not written by this vault's owner", path.display());
-            return Err(Error::new(Class::Integrity, "vault_unauthenticated", message).hint(RESTORE));
+        Self::parse(&decrypt(file, path, identity)?, path, keys)
+    }
+
+    /// Reads a file that is for `reader` too, and was made by the owner of the recipient `owner`. Who the file is
+    /// for has to be parsed before it can be authenticated; nothing else is.
+    pub(super) fn decode_for(
+        file: &[u8],
+        path: &Path,
+        reader: &Identity,
+        owner: &str,
+    ) -> Result<(Self, Plaintext, Keys)> {
+        let payload = decrypt(file, path, reader)?;
+        let keys = match reader.recipient() == owner {
+            true => Keys::of(reader),
+            false => sealed_for(&payload, reader, owner).ok_or_else(|| unauthenticated(path))?,
+        };
+        let (content, data_key) = Self::parse(&payload, path, &keys)?;
+        Ok((content, data_key, keys))
+    }
+
+    fn parse(payload: &[u8], path: &Path, keys: &Keys) -> Result<(Self, Plaintext)> {
+        if !authenticate::verify(&keys.mac, payload) {
+            return Err(unauthenticated(path));
         }
-        check_format(&payload, path)?;
+        check_format(payload, path)?;
         let content: Self =
-            serde_json::from_slice(&payload).map_err(|_| corrupt(path, "is not a vault inside"))?;
-        if !content.secrets.values().all(Record::is_sound) {
+            serde_json::from_slice(payload).map_err(|_| corrupt(path, "is not a vault inside"))?;
+        if !content.is_sound() {
             return Err(corrupt(path, "contradicts itself"));
         }
         let data_key = seal::open(&keys.wrap, DATA_KEY, &content.data_key.0)
@@ -151,6 +225,42 @@ impl Content {
             .ok_or_else(|| corrupt(path, "has a damaged key"))?;
         Ok((content, data_key))
     }
+
+    fn is_sound(&self) -> bool {
+        let shared = self.format == SHARED;
+        shared != self.recipients.is_empty()
+            && self.recipients.len() <= MOST_RECIPIENTS
+            && self.recipients.iter().all(|other| is_recipient(&other.recipient))
+            && self.secrets.values().all(Record::is_sound)
+    }
+}
+
+impl Recipient {
+    /// Seals the root of the owner's keys for `recipient`; `None` where that is no recipient.
+    pub(super) fn new(owner: &Identity, recipient: &str, since: i64, paper: bool) -> Option<Result<Self>> {
+        let key = owner.agree(recipient).filter(|_| is_recipient(recipient))?;
+        let place = root_place(owner.recipient(), recipient);
+        let sealed = seal::seal(&key, &place, owner.root().bytes().bytes());
+        let recipient = recipient.to_owned();
+        Some(sealed.map(|sealed| Self { recipient, since, paper, sealed: Sealed(sealed.into()) }))
+    }
+}
+
+/// The owner's keys, out of what was sealed for `reader`.
+fn sealed_for(payload: &[u8], reader: &Identity, owner: &str) -> Option<Keys> {
+    #[derive(Deserialize)]
+    struct Shared {
+        recipients: Vec<Recipient>,
+    }
+    let shared = serde_json::from_slice::<Shared>(payload).ok()?;
+    let ours = shared.recipients.iter().find(|other| other.recipient == reader.recipient())?;
+    let place = root_place(owner, reader.recipient());
+    let root = seal::open(&reader.agree(owner)?, &place, &ours.sealed.0)?;
+    Some(Keys::hanging_off(Root::of(root)?, age::x25519::Recipient::from_str(owner).ok()?))
+}
+
+fn decrypt(file: &[u8], path: &Path, identity: &Identity) -> Result<Zeroizing<Vec<u8>>> {
+    age_file::decrypt(file, &identity.age()).map_err(|_| corrupt(path, "does not decrypt"))
 }
 
 impl Record {
@@ -168,13 +278,23 @@ impl Record {
 
 /// What a version of a secret is sealed for. The reference comes last, so no two places look alike.
 pub(super) fn place(reference: &Reference, version: u64) -> Vec<u8> {
-    format!("kin/value/{FORMAT}/{version}/{reference}").into_bytes()
+    format!("kin/value/1/{version}/{reference}").into_bytes()
+}
+
+/// What the root of the keys of `owner` is sealed for.
+fn root_place(owner: &str, recipient: &str) -> Vec<u8> {
+    format!("kin/root/1/{owner}/{recipient}").into_bytes()
 }
 
 const RESTORE: &str = "put a copy of it back";
 
 pub(super) fn corrupt(path: &Path, why: &str) -> Error {
     Error::new(Class::Integrity, "vault_corrupt", format!("{} {why}", path.display())).hint(RESTORE)
+}
+
+fn unauthenticated(path: &Path) -> Error {
+    let message = format!("{} was not written by this vault's owner", path.display());
+    Error::new(Class::Integrity, "vault_unauthenticated", message).hint(RESTORE)
 }
 
 fn check_format(payload: &[u8], path: &Path) -> Result<()> {
@@ -184,9 +304,10 @@ fn check_format(payload: &[u8], path: &Path) -> Result<()> {
     }
     let found =
         serde_json::from_slice::<Format>(payload).map_err(|_| corrupt(path, "is not a vault inside"))?.format;
-    if found == u64::from(FORMAT) {
+    if [FORMAT, SHARED].map(u64::from).contains(&found) {
         return Ok(());
     }
-    let message = format!("{} has format {found}; this kin reads format {FORMAT}", path.display());
+    let message =
+        format!("{} has format {found}; this kin reads formats {FORMAT} and {SHARED}", path.display());
     Err(Error::new(Class::Integrity, "vault_format", message).hint("use the kin that wrote it"))
 }

@@ -5,6 +5,7 @@ mod anchor;
 mod attributes;
 mod container;
 mod history;
+mod recipients;
 mod seal;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,9 @@ use crate::paths::Directories;
 use anchor::Freshness;
 use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
 
+pub(crate) use anchor::digest as digest_of;
+pub(crate) use recipients::Rekeyed;
+
 /// Bytes of a value, at most.
 pub const MAX_VALUE: usize = crate::control::MAX_VALUE;
 /// Bytes of a note, at most.
@@ -41,6 +45,16 @@ impl Place {
     /// In these files; they should be in two directories, so that a backup of one is not one of both.
     pub fn new(file: PathBuf, anchor: PathBuf) -> Self {
         Self { file, anchor, disk: Arc::new(RealDisk) }
+    }
+
+    /// What writes there.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// The vault's file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// The user's.
@@ -145,10 +159,7 @@ impl Vault {
     }
 
     fn read(place: &Place, identity: &Identity) -> Result<(Self, Zeroizing<Vec<u8>>)> {
-        let Some(file) = files::read_private(&place.file, container::LIMIT)? else {
-            let message = format!("there is no vault at {}", place.file.display());
-            return Err(Error::new(Class::Locked, "vault_absent", message).hint("`kin init` makes one"));
-        };
+        let file = files::read_private(&place.file, container::LIMIT)?.ok_or_else(|| absent(place))?;
         let keys = Keys::of(identity);
         let (content, data_key) = Content::decode(&file, &place.file, identity, &keys)?;
         Ok((Self::of(place, keys, data_key, content), file))
@@ -332,22 +343,38 @@ impl Vault {
     /// Both files are written before either is put in its place, so that a full disk changes neither; the
     /// vault goes first, so that a crash leaves none that is older than its anchor.
     fn write(&self, content: &Content) -> Result<()> {
-        let file = content.encode(&self.keys)?;
-        if file.len() as u64 > container::LIMIT {
-            let message = format!("the vault would be larger than {} MiB", container::LIMIT >> 20);
-            return Err(
-                Error::new(Class::Storage, "vault_full", message).hint("remove secrets with `kin rm`")
-            );
-        }
+        let file = self.encode(content, &self.keys)?;
         let vault = Prepared::new(&*self.place.disk, &self.place.file, &file)?;
         let anchor = self.mark(content.generation, &file)?;
         vault.put_in_place()?;
         anchor.put_in_place()
     }
 
+    fn encode(&self, content: &Content, keys: &Keys) -> Result<Vec<u8>> {
+        let file = content.encode(keys)?;
+        if file.len() as u64 > container::LIMIT {
+            let message = format!("the vault would be larger than {} MiB", container::LIMIT >> 20);
+            return Err(
+                Error::new(Class::Storage, "vault_full", message).hint("remove secrets with `kin rm`")
+            );
+        }
+        Ok(file)
+    }
+
     fn mark(&self, generation: u64, file: &[u8]) -> Result<Prepared<'_>> {
         anchor::prepare(&*self.place.disk, &self.place.anchor, self.keys.anchor(), generation, file)
     }
+}
+
+fn absent(place: &Place) -> Error {
+    let message = format!("there is no vault at {}", place.file.display());
+    Error::new(Class::Locked, "vault_absent", message).hint("`kin init` makes one")
+}
+
+/// SHA-256 of a vault's file, hexadecimal; `None` where there is none.
+pub(crate) fn digest(place: &Place) -> Result<Option<String>> {
+    let file = files::read_private(&place.file, container::LIMIT)?;
+    Ok(file.map(|file| anchor::digest(&file)))
 }
 
 /// The refusal for a name that the vault does not have.

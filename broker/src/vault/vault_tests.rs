@@ -30,7 +30,7 @@ impl Fixture {
     /// As if these bytes had been acknowledged.
     fn put(&self, file: &[u8]) {
         std::fs::write(&self.path, file).unwrap();
-        let key = anchor::key(&self.identity);
+        let key = self.identity.derive(anchor::PURPOSE);
         let generation = self.payload()["generation"].as_u64().unwrap();
         anchor::prepare(&RealDisk, &self.place.anchor, &key, generation, file)
             .unwrap()
@@ -315,8 +315,9 @@ fn what_is_signed_but_no_vault_is_refused() {
         *changed.pointer_mut(pointer).unwrap() = value;
         at.file(&changed, Some(&at.identity))
     };
-    assert_eq!(at.refused(&with("/format", 2.into())), integrity("vault_format"));
+    assert_eq!(at.refused(&with("/format", 3.into())), integrity("vault_format"));
     for (pointer, value) in [
+        ("/format", 2.into()),
         ("/format", "1".into()),
         ("/generation", (-1).into()),
         ("/secrets", serde_json::json!({"../x": {"versions": []}})),

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 use kin_broker::Result;
 use kin_broker::identity::{in_initial_pid_namespace, proc_is_own};
+use kin_broker::keys::given::{CREDENTIAL, Given};
 use kin_broker::paths::Directories;
 use kin_fs::daemon::{self, DaemonOptions};
 
@@ -17,11 +18,19 @@ use super::Format;
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin daemon
-  kin daemon --foreground       under a service manager, or to see why it does not start")]
+  kin daemon --foreground       under a service manager, or to see why it does not start
+  kin daemon --foreground --identity-credential     LoadCredentialEncrypted=kin.identity in the unit
+  kin daemon --identity-fd 3 3< key                 in CI: the key is in no file of kin's")]
 pub(super) struct Arguments {
     /// Stay in the foreground, until SIGTERM or `kin stop`
     #[arg(long)]
     foreground: bool,
+    /// Open the vault with the identity that this descriptor gives
+    #[arg(long, value_name = "N", group = "identity")]
+    identity_fd: Option<i32>,
+    /// Open the vault with the identity in this file of $CREDENTIALS_DIRECTORY, without a name kin.identity
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = CREDENTIAL, group = "identity")]
+    identity_credential: Option<String>,
     /// Start also where the user's mount cannot be made, for private mounts alone
     #[arg(long, hide = true)]
     private_only: bool,
@@ -33,7 +42,10 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     if let Some(warning) = warning() {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
-    let options = DaemonOptions { foreground: arguments.foreground, private_only: arguments.private_only };
+    let descriptor = arguments.identity_fd.map(Given::Descriptor);
+    let identity = descriptor.or(arguments.identity_credential.clone().map(Given::Credential));
+    let (foreground, private_only) = (arguments.foreground, arguments.private_only);
+    let options = DaemonOptions { foreground, private_only, identity };
     daemon::run(&Directories::from_environment()?, options)
 }
 

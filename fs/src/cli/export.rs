@@ -18,7 +18,7 @@ use kin_policy::Reference;
 use super::backup::absolute;
 use super::select::{Facts, Selection};
 use super::terminal::{Terminal, confirmation_needed};
-use super::{Format, bad_usage, connect, init, list, output, project, trust, unlock, value};
+use super::{Format, bad_usage, connect, key, list, output, project, trust, unlock, value};
 
 /// Write secrets to a file, encrypted
 ///
@@ -74,7 +74,7 @@ pub(super) fn answer(arguments: Arguments) -> Result<()> {
     let passphrase = match (to.is_empty(), passphrase_stdin) {
         (false, _) => None,
         (_, true) => Some(value::passphrase_from_stdin()?),
-        _ => Some(init::new_passphrase("the export", "choose one of --to RECIPIENT and --passphrase-stdin")?),
+        _ => Some(key::typed_twice("the export", "choose one of --to RECIPIENT and --passphrase-stdin")?),
     };
     let mut client = connect::to_broker(&directories)?;
     let secrets = chosen(&mut client, &selection, project)?;

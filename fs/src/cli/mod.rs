@@ -15,6 +15,7 @@ mod git;
 mod history;
 mod import;
 mod init;
+mod key;
 mod keyring_agent;
 mod link;
 mod list;
@@ -22,6 +23,8 @@ mod lock;
 mod man;
 mod output;
 mod project;
+mod recovery;
+mod rekey;
 mod rendered;
 mod restore;
 mod restrictions;
@@ -95,6 +98,8 @@ enum Verb {
     Export(export::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
+    Rekey(rekey::Arguments),
+    Recovery(recovery::Arguments),
     Trust(trust::Arguments),
     Untrust(untrust::Arguments),
     Link(link::Arguments),
@@ -162,6 +167,8 @@ impl Verb {
             Self::Unlink(arguments) => arguments.format.json,
             Self::Backup(arguments) => arguments.format.json,
             Self::Restore(arguments) => arguments.format.json,
+            Self::Rekey(arguments) => arguments.format.json,
+            Self::Recovery(arguments) => arguments.json(),
             Self::Trust(arguments) => arguments.format.json,
             Self::Untrust(arguments) => arguments.format.json,
             Self::Check(arguments) => arguments.format.json,
@@ -194,6 +201,8 @@ impl Verb {
             Self::Unlink(arguments) => unlink::answer(&arguments),
             Self::Backup(arguments) => backup::answer(&arguments),
             Self::Restore(arguments) => restore::answer(&arguments),
+            Self::Rekey(arguments) => rekey::answer(&arguments),
+            Self::Recovery(arguments) => recovery::answer(&arguments),
             Self::Trust(arguments) => trust::answer(&arguments),
             Self::Untrust(arguments) => untrust::answer(&arguments),
             Self::Check(arguments) => check::answer(&arguments),

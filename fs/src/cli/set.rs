@@ -52,7 +52,8 @@ pub(super) struct Source {
     /// Read the value from a file, byte for byte
     #[arg(long, value_name = "F", group = "source")]
     from_file: Option<PathBuf>,
-    /// Let the broker make the value, which nobody sees: hex:32 (32 random bytes), ssh-ed25519 (a private key)
+    /// Let the broker make the value, which nobody sees: hex:32 (32 random bytes), words:7, ssh-ed25519 (a private
+    /// key), x509:localhost (a private key and its certificate)
     #[arg(long, value_name = "SPEC", group = "source")]
     generate: Option<String>,
 }

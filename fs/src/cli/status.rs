@@ -80,6 +80,7 @@ fn description(status: &Status, colours: bool) -> String {
         Some(KeyMethod::KeyFile { path }) => {
             text += &format!(", identity in {}", output::printable_path(path));
         }
+        Some(KeyMethod::Given) => text += ", identity given at each unlock",
         None => {}
     }
     let answers = if mount.mounted { "mounted" } else { "not mounted" };

@@ -2,12 +2,13 @@
 
 use clap::Args;
 use kin_broker::control::Client;
-use kin_broker::control::protocol::{KeyMethod, Question, Status};
+use kin_broker::control::protocol::{KeyMethod, Question, Status, Unlock};
+use kin_broker::keys::given::Given;
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result};
 
 use super::terminal::Terminal;
-use super::{Format, connect, output, value};
+use super::{Format, bad_usage, connect, output, value};
 
 /// Unlock the vault
 ///
@@ -16,11 +17,19 @@ use super::{Format, connect, output, value};
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin unlock
-  pass show kin | kin unlock --passphrase-stdin")]
+  pass show kin | kin unlock --passphrase-stdin
+  kin unlock --identity-fd 3 3< key
+  kin unlock --session-keyring              until logout, an automatic lock or `kin lock`")]
 pub(super) struct Arguments {
     /// Read the passphrase from the first line of standard input
-    #[arg(long)]
+    #[arg(long, group = "source")]
     passphrase_stdin: bool,
+    /// Take the identity itself, from this descriptor
+    #[arg(long, value_name = "N", group = "source")]
+    identity_fd: Option<i32>,
+    /// Let the kernel remember the identity for this login session, so that the next broker asks for nothing
+    #[arg(long)]
+    session_keyring: bool,
     /// Take an old vault that you put there yourself, instead of the newest that was written
     #[arg(long)]
     accept_rollback: bool,
@@ -29,13 +38,38 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
+    value_from_environment_is_refused()?;
     let directories = Directories::from_environment()?;
-    let passphrase = arguments.passphrase_stdin.then(value::passphrase_from_stdin).transpose()?;
+    let given = match arguments.identity_fd {
+        Some(fd) => Some(Given::Descriptor(fd).read()?),
+        None => arguments.passphrase_stdin.then(value::passphrase_from_stdin).transpose()?,
+    };
+    let how = Unlock {
+        accept_rollback: arguments.accept_rollback,
+        identity: arguments.identity_fd.is_some(),
+        remember: arguments.session_keyring,
+    };
     let mut client = connect::to_broker(&directories)?;
-    unlock_with(&mut client, passphrase, arguments.accept_rollback)?;
+    unlock_by(&mut client, how, given)?;
     match arguments.format.json {
         true => output::json(&serde_json::json!({ "vault": "unlocked" })),
         false => output::line("the vault is unlocked"),
+    }
+}
+
+/// A passphrase or a key in the environment is one that other processes can read: it is not taken, and not ignored.
+///
+/// # Errors
+/// `secret_in_environment` (Usage).
+pub(super) fn value_from_environment_is_refused() -> Result<()> {
+    const NAMES: [&str; 4] = ["KIN_PASSPHRASE", "KIN_PASSWORD", "KIN_KEY", "KIN_RECOVERY_KEY"];
+    match NAMES.into_iter().find(|name| std::env::var_os(name).is_some()) {
+        None => Ok(()),
+        Some(name) => Err(bad_usage(
+            "secret_in_environment",
+            format!("{name} is in the environment, where other programs of yours can read it"),
+            "unset it; give a passphrase with --passphrase-stdin, a key with --identity-fd N",
+        )),
     }
 }
 
@@ -59,24 +93,23 @@ pub(super) fn asking<T>(client: &mut Client, mut ask: impl FnMut(&mut Client) ->
 /// # Errors
 /// `passphrase_needed` without a terminal; the broker's.
 pub(super) fn unlock(client: &mut Client, given: Option<Plaintext>) -> Result<()> {
-    unlock_with(client, given, false)
+    unlock_by(client, Unlock::default(), given)
 }
 
-fn unlock_with(client: &mut Client, given: Option<Plaintext>, accept_rollback: bool) -> Result<()> {
+fn unlock_by(client: &mut Client, how: Unlock, given: Option<Plaintext>) -> Result<()> {
     let vault = client.ask::<Status>(Question::Status)?.vault;
-    if vault.state == "unlocked" {
-        // Nothing to do, but inside a grant's tree even that is refused.
-        return client.ask(Question::Unlock { accept_rollback });
+    let passphrase = vault.key == Some(KeyMethod::Passphrase);
+    let given = given.filter(|_| vault.state != "unlocked" && (passphrase || how.identity));
+    match client.ask_with(Question::Unlock(how), given.as_ref()) {
+        Err(error) if error.code == "passphrase_needed" && given.is_none() => {
+            client.ask_with(Question::Unlock(how), Some(&ask_passphrase()?))
+        }
+        answer => answer,
     }
-    let passphrase = match (vault.key, given) {
-        (Some(KeyMethod::Passphrase), None) => Some(ask_passphrase()?),
-        (Some(KeyMethod::Passphrase), given) => given,
-        _ => None,
-    };
-    client.ask_with(Question::Unlock { accept_rollback }, passphrase.as_ref())
 }
 
 pub(super) fn ask_passphrase() -> Result<Plaintext> {
+    value_from_environment_is_refused()?;
     let mut terminal = Terminal::open().ok_or_else(|| {
         Error::new(
             Class::Locked,

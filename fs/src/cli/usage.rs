@@ -29,7 +29,7 @@ pub(super) fn answer(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
 
 /// Verbs whose arguments may be a value by mistake: nothing that was written there is repeated.
 fn keeps_quiet(verb: Option<&str>) -> bool {
-    matches!(verb, Some("set" | "rotate" | "init" | "unlock" | "import" | "export"))
+    matches!(verb, Some("set" | "rotate" | "init" | "unlock" | "import" | "export" | "rekey" | "recovery"))
 }
 
 fn reshape(error: &clap::Error, arguments: &[OsString]) -> Error {
@@ -186,6 +186,11 @@ mod tests {
             &["init", "--passphrase-stdin=CANARY"],
             &["unlock", "--passphrase", "CANARY"],
             &["unlock", "CANARY"],
+            &["unlock", "--identity-fd=CANARY"],
+            &["rekey", "CANARY"],
+            &["rekey", "--passphrase=CANARY"],
+            &["recovery", "restore", "CANARY"],
+            &["recovery", "restore", "--key=CANARY"],
         ] {
             let error = refused(line);
             assert_eq!(error.exit_code(), 2);

@@ -78,6 +78,22 @@ pub(super) fn passphrase_from_stdin() -> Result<Plaintext> {
     })?)
 }
 
+/// The first line of standard input, and the second one where there is one, without their ends.
+///
+/// # Errors
+/// As [`passphrase_from_stdin`]; also where a second line is begun and empty.
+pub(super) fn two_lines_from_stdin() -> Result<(Plaintext, Option<Plaintext>)> {
+    let text = read_all(io::stdin().as_fd(), MAX_PASSPHRASE)
+        .map_err(|error| bad_usage("stdin_unreadable", error, "give both lines on standard input"))?;
+    let text = text.ok_or_else(|| {
+        bad_usage("passphrase_too_long", "standard input is too long", "4096 bytes are the most")
+    })?;
+    let rest = text.bytes().iter().position(|byte| *byte == b'\n').map(|at| &text.bytes()[at + 1..]);
+    let second = rest.filter(|rest| !rest.is_empty()).map(Plaintext::copy_of).map(passphrase);
+    let second = second.transpose()?;
+    Ok((passphrase(text)?, second))
+}
+
 /// The first line, without its end.
 ///
 /// # Errors

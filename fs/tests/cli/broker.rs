@@ -94,11 +94,14 @@ impl Scene {
                 stream,
                 &VaultMade { recipient: "age1example".into(), vault: home.join("data/vault.age") },
             ),
-            Question::Unlock { .. } if value.is_none_or(|value| value.bytes() != PASSPHRASE) => fail(
+            Question::Unlock(_) if value.is_none() => {
+                fail(stream, Error::new(Class::Locked, "passphrase_needed", "the vault is locked"))
+            }
+            Question::Unlock(_) if value.is_none_or(|value| value.bytes() != PASSPHRASE) => fail(
                 stream,
                 Error::new(Class::Locked, "wrong_passphrase", "that is not the vault's passphrase"),
             ),
-            Question::Unlock { .. } => {
+            Question::Unlock(_) => {
                 self.locked = false;
                 done(stream, &())
             }

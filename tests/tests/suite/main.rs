@@ -34,6 +34,7 @@ mod edges;
 mod environment;
 mod grants;
 mod imports;
+mod keys;
 mod links;
 mod private;
 mod refusals;

@@ -18,7 +18,7 @@ use kin_broker::{Class, Result, describe};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 
-use super::super::{connect, duration};
+use super::super::{connect, duration, key};
 use super::Check;
 
 /// How long the keyring may take to answer.
@@ -269,10 +269,17 @@ pub(super) fn vault(directories: &Directories) -> (Check, Option<KeyMethod>) {
     };
     let check = match &method {
         None => Check::ok(NAME, "there is none yet; `kin init` makes it"),
-        Some(KeyMethod::Keyring) => Check::ok(NAME, "its key is in the keyring"),
-        Some(KeyMethod::Passphrase) => Check::ok(NAME, "its key is behind a passphrase"),
-        Some(KeyMethod::KeyFile { path }) => match path.metadata() {
-            Ok(_) => Check::ok(NAME, format!("its key is in {}", path.display())),
+        Some(kept @ KeyMethod::Keyring) => {
+            let message = format!("{}; {}", key::protects(kept), key::warning(kept).unwrap_or_default());
+            Check::warn(
+                NAME,
+                message,
+                "kin rekey --passphrase-stdin, where programs of yours are not to be trusted",
+            )
+        }
+        Some(kept @ (KeyMethod::Passphrase | KeyMethod::Given)) => Check::ok(NAME, key::protects(kept)),
+        Some(kept @ KeyMethod::KeyFile { path }) => match path.metadata() {
+            Ok(_) => Check::ok(NAME, key::protects(kept)),
             Err(error) => {
                 let message = format!("its key file {}: {}", path.display(), describe(&error));
                 Check::fail(Class::Locked, NAME, message, "put a copy of the key file back")

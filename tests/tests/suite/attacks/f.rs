@@ -201,3 +201,21 @@ fn f15_a_value_in_a_file_would_be_found() {
     let (files, _) = calls_with(&text, std::slice::from_ref(&secret));
     assert_eq!(files, [format!("write to {}", world.project().join("leak").display())]);
 }
+
+mod needs_root {
+    use super::*;
+
+    #[test]
+    fn f10_a_file_of_another_owner_is_refused() {
+        kin_tests::needs_root();
+        let world = World::ready();
+        world.kin(["lock"]).run().exits(0);
+        for name in ["kin/data/vault.age", "kin/config/key.json", "kin/state/vault.anchor", "identity"] {
+            let path = world.path(name);
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("root may");
+            world.kin(["unlock"]).run().refuses(3, &["belongs to uid 65534"]);
+            std::os::unix::fs::chown(&path, Some(0), Some(0)).expect("root may");
+        }
+        world.kin(["unlock"]).run().exits(0);
+    }
+}

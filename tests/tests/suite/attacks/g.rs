@@ -1,7 +1,12 @@
 //! Can a value be taken from memory, or from what a process is started with? Keys and memory.
 
-use kin_tests::{Actor, Identity, Role, World, as_nobody, binary};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use kin_tests::{Actor, Identity, Role, World, as_nobody, binary, process};
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::{DATABASE, database};
@@ -60,6 +65,68 @@ fn g06_where_memory_cannot_be_locked_doctor_warns_and_require_mlock_refuses() {
 }
 
 #[test]
+fn g02_no_process_of_kins_leaves_a_core() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    for pid in [world.broker().pid, world.keeper(0), member.started()] {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the limit");
+        let none = core.split_whitespace().nth(4) == Some("0");
+        // A process that is not dumpable leaves none whatever its limit (core(5)): its files are root's then.
+        let meta = std::fs::metadata(format!("/proc/{pid}/environ")).expect("its environment");
+        assert!(none || meta.uid() == 0, "{pid}: {core}");
+    }
+    // And in fact: with cores allowed, in a directory of its own, a broker that crashes leaves nothing there.
+    drop(member);
+    world.kin(["stop"]).run().exits(0);
+    let place = world.path("cores");
+    std::fs::create_dir(&place).expect("a directory");
+    for signal in [Signal::SIGSEGV, Signal::SIGABRT] {
+        let mut command = world.program("prlimit");
+        command.args(["--core=unlimited", "--"]).arg(binary()).current_dir(&place);
+        let mut broker = world.foreground_by(command);
+        // Rust's own handler of SIGSEGV lets a signal pass that is no fault, and is gone with that.
+        process::signal(broker.pid(), signal);
+        std::thread::sleep(Duration::from_millis(200));
+        process::signal(broker.pid(), signal);
+        let status = broker.wait(Duration::from_secs(5));
+        assert_eq!((status.signal(), status.core_dumped()), (Some(signal as i32), false));
+        assert_eq!(std::fs::read_dir(&place).expect("a listing").count(), 0, "a core of {signal}");
+    }
+    // The next one clears what they left.
+    world.kin(["daemon"]).run().exits(0);
+}
+
+#[test]
+fn g10_a_passphrase_in_arguments_or_environment_is_refused() {
+    let world = World::new();
+    world.kin(["daemon"]).run().exits(0);
+    let passphrase = world.canary();
+    world.kin(["init", "--passphrase-stdin"]).input(format!("{passphrase}\n")).run().exits(0);
+    world.kin(["lock"]).run().exits(0);
+    for name in ["KIN_PASSPHRASE", "KIN_PASSWORD"] {
+        for verb in ["unlock", "init", "rekey", "recovery"] {
+            let verb = if verb == "recovery" { &["recovery", "list"][..] } else { &[verb] };
+            world.kin(verb).env(name, &passphrase).run().refuses(2, &[name]);
+        }
+    }
+    for option in ["--passphrase", "--password", "--passphrase-stdin"] {
+        for verb in ["unlock", "init", "rekey"] {
+            let said = world.kin([verb, &format!("{option}={passphrase}")]).run().exits(2);
+            assert!(
+                !said.stderr.contains(&passphrase) && !said.text().contains(&passphrase),
+                "{verb} {option}"
+            );
+        }
+    }
+    // What comes through a pipe is read only where that was asked for.
+    world.kin(["unlock"]).input(format!("{passphrase}\n")).run().refuses(4, &["passphrase"]);
+    assert_eq!(world.status()["vault"]["state"], "locked");
+    world.kin(["unlock", "--passphrase-stdin"]).input(format!("{passphrase}\n")).run().exits(0);
+}
+
+#[test]
 fn g13_a_child_has_the_descriptors_that_the_user_passed() {
     let world = World::ready();
     let (member, outsider) = (world.member(&[]), world.outsider());
@@ -108,7 +175,7 @@ fn a_binding_with_env_path_gives_the_path_of_its_file() {
 }
 
 mod needs_root {
-    use std::time::Duration;
+    use std::process::Stdio;
 
     use kin_tests::{eventually, memory_of};
 
@@ -141,6 +208,38 @@ mod needs_root {
         lock(&world);
         assert_eq!(memory_of(broker, &secrets), Vec::<String>::new(), "{name}");
         assert_eq!(memory_of(member.started(), &secrets), Vec::<String>::new(), "{name}: the front");
+    }
+
+    #[test]
+    fn g16_a_child_of_the_broker_holds_no_value_and_no_key() {
+        kin_tests::needs_root();
+        let world = World::ready();
+        let member = world.member(&[]);
+        let fd = member.open(&world.file(DATABASE)).expect("open");
+        assert_eq!(member.pread(fd, 100, 0), Ok(database(&world)));
+        let secrets = [String::from_utf8(database(&world)).expect("text"), identity(&world)];
+        let broker = world.broker();
+        assert!(!memory_of(broker.pid, &secrets).is_empty(), "the broker holds them");
+        // A bus that takes connections and never answers: the child that asks it stands still for a while.
+        let bus = world.path("bus");
+        let _listener = std::os::unix::net::UnixListener::bind(&bus).expect("a socket");
+        let address = format!("unix:path={}", bus.display());
+        let mut asking = world.program(binary());
+        asking.args(["rekey", "--keyring"]).env("DBUS_SESSION_BUS_ADDRESS", &address);
+        let mut asking = asking.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("kin");
+        // It stands still for seconds, so that it can be looked at; one that has just been forked cannot.
+        let below = || process::all().into_iter().find(|process| process.parent() == Some(broker.pid));
+        let agent = || {
+            below().filter(|child| {
+                std::fs::read(format!("/proc/{}/cmdline", child.pid))
+                    .is_ok_and(|line| line.windows(13).any(|part| part == b"keyring-agent"))
+            })
+        };
+        eventually("the broker asks the keyring", Duration::from_secs(4), || agent().is_some());
+        let child = agent().expect("it stands still");
+        assert_eq!(memory_of(child.pid, &secrets), Vec::<String>::new(), "the child");
+        assert_eq!(asking.wait().expect("wait").code(), Some(4), "a keyring that does not answer");
+        assert_eq!(member.pread(fd, 100, 0), Ok(database(&world)));
     }
 
     #[test]
