@@ -326,7 +326,7 @@ mod needs_root {
         }
         let said = std::fs::read_to_string(said).expect("what it said");
         assert!(said.starts_with("warning: ") && said.contains("pid namespace"), "{said:?}");
-        let broker = kin_tests::process::tree(daemon.pid()).last().copied().expect("a broker");
+        let broker = kin_tests::process::tree(daemon.pid()).get(1).copied().expect("a broker");
         kin_tests::process::signal(broker.pid, nix::sys::signal::Signal::SIGTERM);
         kin_tests::eventually("it stops", std::time::Duration::from_secs(3), || !broker.is_alive());
     }
