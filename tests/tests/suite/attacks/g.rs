@@ -228,13 +228,12 @@ mod needs_root {
         asking.args(["rekey", "--keyring"]).env("DBUS_SESSION_BUS_ADDRESS", &address);
         let mut asking = asking.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("kin");
         // It stands still for seconds, so that it can be looked at; one that has just been forked cannot.
-        let below = || process::all().into_iter().find(|process| process.parent() == Some(broker.pid));
-        let agent = || {
-            below().filter(|child| {
-                std::fs::read(format!("/proc/{}/cmdline", child.pid))
-                    .is_ok_and(|line| line.windows(13).any(|part| part == b"keyring-agent"))
-            })
+        let asks = |child: &process::Process| {
+            std::fs::read(format!("/proc/{}/cmdline", child.pid))
+                .is_ok_and(|line| line.windows(13).any(|part| part == b"keyring-agent"))
         };
+        let below = |process: &process::Process| process.parent() == Some(broker.pid);
+        let agent = || process::all().into_iter().find(|process| below(process) && asks(process));
         eventually("the broker asks the keyring", Duration::from_secs(4), || agent().is_some());
         let child = agent().expect("it stands still");
         assert_eq!(memory_of(child.pid, &secrets), Vec::<String>::new(), "the child");
