@@ -43,13 +43,17 @@ fn a_poller_sees_every_one_of_twenty_quick_rotations() {
         world.set("db/url", b"");
         let member = world.member(options);
         member.ask("poll", json!({ "path": world.file(DATABASE) })).expect("a poller");
-        let seen = || member.ask("polled", json!({})).expect("what it saw").as_array().cloned().unwrap_or_default();
+        let seen =
+            || member.ask("polled", json!({})).expect("what it saw").as_array().cloned().unwrap_or_default();
         for size in 1..=20 {
             world.set("db/url", &vec![b'x'; size]);
             eventually("the poller sees it", LATE, || seen().len() > size);
         }
         let seen = seen();
-        assert_eq!(seen.iter().map(|seen| seen[1].as_u64().expect("a size")).collect::<Vec<_>>(), (0..=20).collect::<Vec<_>>());
+        assert_eq!(
+            seen.iter().map(|seen| seen[1].as_u64().expect("a size")).collect::<Vec<_>>(),
+            (0..=20).collect::<Vec<_>>()
+        );
         // As a float, which is what most pollers compare.
         assert!(seen.is_sorted_by(|before, after| before[0].as_f64() < after[0].as_f64()), "{seen:?}");
         assert!(member.finish().success());
@@ -156,7 +160,8 @@ fn node_watches_a_file_and_polls_it() {
         fs.watch(file, () => { told++; done() }); \
         fs.watchFile(file, { interval: 20 }, () => { polled++; done() }); fs.writeFileSync(note, 'up\\n')";
     let file = world.file(DATABASE);
-    let mut node = Running::start(&world, &[], &["/usr/bin/node", "-e", script, file.to_str().expect("a path"), "note"]);
+    let mut node =
+        Running::start(&world, &[], &["/usr/bin/node", "-e", script, file.to_str().expect("a path"), "note"]);
     node.lines("note", 1);
     std::thread::sleep(APART);
     world.set("db/url", b"another");
@@ -219,7 +224,11 @@ fn a_server_reloads_by_the_signal_it_asked_for() {
     for options in [&["--on-rotate", "HUP"][..], &["--on-rotate", "hup", "--private"]] {
         let world = World::ready();
         world.set("db/url", b"one");
-        let mut server = Running::script(&world, options, &format!("trap '{READ} >>seen' HUP; {READ} >>seen; {UNTIL_OVER}"));
+        let mut server = Running::script(
+            &world,
+            options,
+            &format!("trap '{READ} >>seen' HUP; {READ} >>seen; {UNTIL_OVER}"),
+        );
         server.lines("seen", 1);
         world.set("db/url", b"two");
         assert_eq!(server.lines("seen", 2), ["one", "two"]);
@@ -237,11 +246,15 @@ fn a_server_reloads_by_the_signal_it_asked_for() {
 
 #[test]
 fn a_server_is_started_again_under_its_grant() {
-    for options in [&["--on-rotate", "restart", "--for-first", "1s"][..], &["--on-rotate", "restart", "--private"]] {
+    for options in
+        [&["--on-rotate", "restart", "--for-first", "1s"][..], &["--on-rotate", "restart", "--private"]]
+    {
         let world = World::ready();
         world.set("db/url", b"one");
         // A descendant that goes on stays a member.
-        let script = format!("(while ! [ -e ask ]; do sleep 0.02; done; {READ} >>left) & echo $$ $PWD >>up; {READ} >>seen; {UNTIL_OVER}");
+        let script = format!(
+            "(while ! [ -e ask ]; do sleep 0.02; done; {READ} >>left) & echo $$ $PWD >>up; {READ} >>seen; {UNTIL_OVER}"
+        );
         let mut server = Running::script(&world, options, &script);
         server.lines("seen", 1);
         let grant = world.grants()[0]["id"].clone();
@@ -259,8 +272,10 @@ fn a_server_is_started_again_under_its_grant() {
         assert_eq!(server.code(), Some(7));
         let records = world.audit();
         let restarts = record::of(&records, "grant.restart");
-        let commands: Vec<String> =
-            restarts.iter().map(|restart| format!("{} {}", restart["command"], world.project().display())).collect();
+        let commands: Vec<String> = restarts
+            .iter()
+            .map(|restart| format!("{} {}", restart["command"], world.project().display()))
+            .collect();
         assert_eq!(commands, up[1..]);
         assert_eq!(record::of(&records, "grant.create").len(), 1);
     }
@@ -270,7 +285,8 @@ fn a_server_is_started_again_under_its_grant() {
 fn after_its_grant_has_ended_a_command_is_left_alone() {
     for what in ["HUP", "restart"] {
         let world = World::ready();
-        let script = format!("trap 'echo HUP >>seen' HUP; trap 'echo TERM >>seen' TERM; echo $$ >>up; {UNTIL_OVER}");
+        let script =
+            format!("trap 'echo HUP >>seen' HUP; trap 'echo TERM >>seen' TERM; echo $$ >>up; {UNTIL_OVER}");
         let mut server = Running::script(&world, &["--on-rotate", what], &script);
         server.lines("up", 1);
         // What was heard just before the end is nothing any more, too.
@@ -289,7 +305,13 @@ fn after_its_grant_has_ended_a_command_is_left_alone() {
 fn keepers_that_are_told_count_as_no_conversations() {
     let world = World::ready();
     let mut servers: Vec<_> = (0..140)
-        .map(|_| Running::script(&world, &["--on-rotate", "USR1"], &format!("trap 'echo told >>seen' USR1; echo >>up; {UNTIL_OVER}")))
+        .map(|_| {
+            Running::script(
+                &world,
+                &["--on-rotate", "USR1"],
+                &format!("trap 'echo told >>seen' USR1; echo >>up; {UNTIL_OVER}"),
+            )
+        })
         .collect();
     servers[0].lines("up", 140);
     world.set("db/url", b"another");
