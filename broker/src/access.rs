@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use kin_policy::{
     Action, Decision, Denial, DirectoryName, Exe, FileName, GrantId, Lineage, Namespaces, PageCache, Permit,
@@ -16,7 +17,7 @@ use crate::error::Error;
 use crate::executables::{Looked, Unhashed};
 use crate::grants::LiveGrant;
 use crate::identity::{Known, Program};
-use crate::vault::Vault;
+use crate::vault::{self, Vault};
 
 /// Who asks, as the FUSE request header says it: a thread id (0 where it is invisible) and a uid.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +41,8 @@ impl Caller {
 pub struct FileFacts {
     /// The size of the current version, in bytes.
     pub size: u64,
-    /// When the current version was made: seconds of Unix time.
-    pub modified: i64,
+    /// When the current version was made; no two versions have the same.
+    pub modified: SystemTime,
 }
 
 /// Why there is nothing.
@@ -155,7 +156,7 @@ impl Broker {
         }
         let binding = live.grant.bindings.get(file).ok_or(Refusal::Denied(Denial::NoBinding))?;
         let info = vault.info(&binding.reference).ok_or(Refusal::Missing)?;
-        Ok(FileFacts { size: info.size, modified: info.created })
+        Ok(FileFacts { size: info.size, modified: vault::modified([&info]) })
     }
 
     /// The names that the caller sees in the project's directory: those of its own grant.

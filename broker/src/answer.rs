@@ -109,7 +109,9 @@ impl Broker {
                 plain(&())
             }
             Question::EnvironmentValue { file } => self.environment_value(peer, &file),
-            Question::Grant(_) => Err(Error::internal("make a grant", "it takes the peer itself")),
+            Question::Grant(_) | Question::TellVersions => {
+                Err(Error::internal("answer the keeper", "it takes the connection itself"))
+            }
             Question::ServeMount { owner } => {
                 plain(&self.serve_private(&self.kept_by(peer)?, device, owner)?)
             }

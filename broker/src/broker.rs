@@ -21,6 +21,7 @@ use crate::paths::Directories;
 use crate::placeholders::Placeholders;
 use crate::private::ServePrivate;
 use crate::redaction::Zygote;
+use crate::rotation::Rotation;
 use crate::succession;
 use crate::sys::memory;
 use crate::vault::{Place, Vault};
@@ -46,6 +47,7 @@ pub struct Broker {
     pub(crate) private_mounts: OnceLock<Box<dyn ServePrivate>>,
     pub(crate) no_mount: OnceLock<Error>,
     pub(crate) zygote: OnceLock<Zygote>,
+    pub(crate) rotation: Rotation,
 }
 
 impl Broker {
@@ -84,6 +86,7 @@ impl Broker {
             private_mounts: OnceLock::new(),
             no_mount: OnceLock::new(),
             zygote: OnceLock::new(),
+            rotation: Rotation::default(),
             directories,
         });
         let version = env!("CARGO_PKG_VERSION");
@@ -124,6 +127,7 @@ impl Broker {
         // The withdrawal itself does not wait for its record: it is safer done than written.
         let _ = self.record(&Event::GrantEnd { grant: live.grant.id, project: &live.grant.project, ending });
         self.grants.forget_deadline(&live.grant);
+        self.rotation.forget(live.grant.id);
         live.wipe_deliveries();
         live.unmap();
         for inner in live.inner() {

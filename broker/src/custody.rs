@@ -227,6 +227,7 @@ impl Broker {
         self.hand_ahead(&vault);
         let opened = Arc::new(Opened { key, vault: Arc::new(vault), trust, identity });
         *self.custody.write() = Custody::Open(opened.clone());
+        self.rotation.publish(&opened.vault);
         self.autolock.is_over();
         Ok(opened)
     }
@@ -295,13 +296,15 @@ impl Broker {
         let mut vault = (*opened.vault).clone();
         let done = change(&mut vault)?;
         self.hand_ahead(&vault);
+        let vault = Arc::new(vault);
         let next = Opened {
-            vault: Arc::new(vault),
+            vault: vault.clone(),
             trust: opened.trust.clone(),
             key: opened.key.clone(),
             identity: opened.identity.clone(),
         };
         *self.custody.write() = Custody::Open(Arc::new(next));
+        self.rotation.publish(&vault);
         Ok(done)
     }
 

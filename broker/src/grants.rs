@@ -61,7 +61,7 @@ pub struct LiveGrant {
     pub command_line: Vec<String>,
     keeper: Held,
     keepers_namespaces: Option<Namespaces>,
-    command: OnceLock<Command>,
+    command: RwLock<Option<Command>>,
     tree_emptied: AtomicBool,
     orphans_refused: AtomicBool,
     ended: OnceLock<Ending>,
@@ -96,7 +96,7 @@ impl LiveGrant {
             command_line,
             keeper,
             keepers_namespaces,
-            command: OnceLock::new(),
+            command: RwLock::new(None),
             tree_emptied: AtomicBool::new(false),
             orphans_refused: AtomicBool::new(false),
             ended: OnceLock::new(),
@@ -188,7 +188,7 @@ impl LiveGrant {
     /// The namespaces that its readers are to be in: those that its command was started in, and until there
     /// is one, the keeper's.
     pub fn namespaces(&self) -> Option<Namespaces> {
-        self.command.get().map_or(self.keepers_namespaces, |command| command.namespaces)
+        self.command.read().map_or(self.keepers_namespaces, |command| command.namespaces)
     }
 
     /// The grants around it, innermost first.
@@ -203,7 +203,7 @@ impl LiveGrant {
     pub(crate) fn uses(&self, file: Option<&FileName>) -> Uses {
         let of_file = file.and_then(|file| self.opens_of.get(file));
         Uses {
-            started: self.command.get().map(|command| command.started),
+            started: self.command.read().map(|command| command.started),
             opens: self.opens.load(Ordering::Relaxed),
             of_file: of_file.map_or(0, |opens| opens.load(Ordering::Relaxed)),
         }
@@ -253,14 +253,14 @@ impl LiveGrant {
         &self.keeper
     }
 
-    /// Notes the command that the keeper is about to start: the first word counts.
+    /// Notes the command that the keeper is about to start, in place of the one before.
     pub fn command_started(&self, command: Command) {
-        let _ = self.command.set(command);
+        *self.command.write() = Some(command);
     }
 
     /// The command, where the keeper has named it.
     pub fn command(&self) -> Option<Process> {
-        self.command.get().map(|command| command.process)
+        self.command.read().map(|command| command.process)
     }
 
     /// Notes that the keeper saw its last descendant go.

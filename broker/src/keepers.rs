@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kin_policy::{Ending, Pid};
 
+use crate::audit::Event;
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::{Peer, peer_gone};
@@ -21,13 +22,21 @@ impl Broker {
         live.ok_or_else(|| Error::new(Class::Usage, "bad_request", "only the keeper of a grant says that"))
     }
 
-    /// The keeper has forked its command: from now on readers are to be in that one's namespaces.
+    /// The keeper has forked its command: from now on readers are to be in that one's namespaces. Where it had
+    /// one before, the record says that there is another; windows begin anew with it.
     ///
     /// # Errors
-    /// `peer_gone` where the process is no child of the keeper's.
+    /// `peer_gone` where the process is no child of the keeper's; `grant_ended`.
     pub(crate) fn command_started(&self, live: &LiveGrant, pid: u32) -> Result<()> {
         let command = self.child_of_keeper(live, pid).ok_or_else(peer_gone)?;
         let namespaces = self.identifier.namespaces_of(&command);
+        if live.command().is_some() {
+            if !live.is_live(clock::now()) {
+                return Err(Error::new(Class::Denied, "grant_ended", "the grant of this command has ended"));
+            }
+            let (grant, project) = (live.grant.id, &live.grant.project);
+            self.record(&Event::GrantRestart { grant, project, command: command.process() })?;
+        }
         live.command_started(Command { process: command.process(), started: clock::now(), namespaces });
         Ok(())
     }

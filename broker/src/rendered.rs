@@ -17,7 +17,7 @@ use crate::clock;
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
 use crate::render::{Recipe, Unwritable};
-use crate::vault::Vault;
+use crate::vault::{self, Vault};
 
 /// What one grant's file is made of, and how large it was when that was last found out.
 #[derive(Debug)]
@@ -125,10 +125,9 @@ impl Broker {
         file: &FileName,
         vault: &Vault,
     ) -> Result<FileFacts, Refusal> {
-        let made = |reference| vault.info(reference).map(|info| info.created);
-        let created: Option<Vec<i64>> =
-            live.grant.behind(file).map(|binding| made(&binding.reference)).collect();
-        let modified = created.ok_or(Refusal::Missing)?.into_iter().max().unwrap_or_default();
+        let versions: Option<Vec<_>> =
+            live.grant.behind(file).map(|binding| vault.info(&binding.reference)).collect();
+        let modified = vault::modified(&versions.ok_or(Refusal::Missing)?);
         let size = self.measure(live, file, vault).map_err(Refusal::from)?;
         Ok(FileFacts { size, modified })
     }

@@ -1,17 +1,19 @@
-//! `run` without a command line: a harness for its tests. `wrap [--end-with-child] COMMAND…`, with the
-//! broker's socket below `KIN_HOME`.
+//! `run` without a command line: a harness for its tests. `wrap [--end-with-child | --on-rotate=WHAT] COMMAND…`,
+//! with the broker's socket below `KIN_HOME`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use kin_broker::control::Client;
 use kin_broker::paths::Directories;
-use kin_fs::run::{RunOptions, run};
+use kin_fs::run::{OnRotate, RunOptions, run};
 
 fn main() -> ExitCode {
     let mut command: Vec<OsString> = std::env::args_os().skip(1).collect();
     let end_with_child = command.first().is_some_and(|first| first == "--end-with-child");
-    if end_with_child {
+    let first = command.first().and_then(|first| first.to_str()?.strip_prefix("--on-rotate="));
+    let on_rotate = first.and_then(OnRotate::parse);
+    if end_with_child || on_rotate.is_some() {
         command.remove(0);
     }
     let options = RunOptions {
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         end_with_child,
         private: false,
         redact: false,
+        on_rotate,
         project_directory: std::env::current_dir().unwrap_or_default(),
     };
     let outcome = Directories::from_environment().and_then(|directories| {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -63,7 +63,7 @@ impl Adapter {
     }
 
     fn attr(&self, found: Attributes) -> FileAttr {
-        let modified = UNIX_EPOCH + Duration::from_secs(u64::try_from(found.modified).unwrap_or(0));
+        let modified = found.modified;
         let (kind, perm, nlink) = match found.directory {
             true => (FileType::Directory, 0o500, 2),
             false => (FileType::RegularFile, 0o400, 1),

@@ -22,6 +22,7 @@ use crate::ancestry;
 use crate::deadlines::Deadlines;
 use crate::mount::{self, Mount};
 use crate::private::PrivateMounts;
+use crate::watches::Watches;
 
 /// How long a broker that starts in the background may take until it answers.
 const START: Duration = Duration::from_secs(10);
@@ -145,7 +146,8 @@ fn serve(
         opened.inspect_err(|_| broker.shut("no identity"))?;
     }
     let deadlines = Deadlines::start().map_err(|error| Error::internal("start the watchdog", error))?;
-    let mount = match Mount::put_up(&broker, &deadlines) {
+    let watches = Watches::start()?;
+    let mount = match Mount::put_up(&broker, &deadlines, &watches) {
         Err(error) if options.private_only && mount::wants_only_fusermount(&error) => {
             broker.has_no_mount(error);
             None
@@ -153,13 +155,15 @@ fn serve(
         mount => Some(mount?),
     };
     broker.redact_by(zygote);
-    broker.serve_private_mounts_by(Box::new(PrivateMounts::new(broker.clone(), deadlines)));
+    broker.serve_private_mounts_by(Box::new(PrivateMounts::new(broker.clone(), deadlines, watches.clone())));
+    broker.show_versions_by(Box::new(watches));
     let listener = listen(&directories.socket()).inspect_err(|_| mount.iter().for_each(Mount::take_down))?;
     spawn("warden", &broker, |broker| broker.stand_watch())?;
     spawn("recorder", &broker, |broker| {
         broker.keep_record();
         let _ = kill(Pid::this(), Signal::SIGTERM);
     })?;
+    spawn("rotation", &broker, |broker| broker.tell_of_versions())?;
     spawn("listener", &broker, move |broker| control::serve(broker, &listener))?;
     ready()?;
     let told = stop.wait().map_or("unknown", |signal| signal.as_str());

@@ -39,13 +39,25 @@ impl Inodes {
         self.nodes.read().get(&inode).cloned()
     }
 
+    /// The inode of a node, where the kernel was told of it.
+    pub fn known(&self, node: &Node) -> Option<u64> {
+        let nodes = self.nodes.read();
+        let mut inode = preferred(node);
+        loop {
+            if **nodes.get(&inode)? == *node {
+                return Some(inode);
+            }
+            inode = next(inode);
+        }
+    }
+
     /// The inode of a node, from now on known.
     pub fn number(&self, node: &Node) -> u64 {
         let mut inode = preferred(node);
         loop {
             match self.nodes.read().get(&inode) {
                 Some(there) if **there == *node => return inode,
-                Some(_) => inode = inode.wrapping_add(1).max(ROOT + 1),
+                Some(_) => inode = next(inode),
                 None => break,
             }
         }
@@ -63,6 +75,11 @@ impl Inodes {
             }
         }
     }
+}
+
+/// Where a node goes whose inode is another's.
+fn next(inode: u64) -> u64 {
+    inode.wrapping_add(1).max(ROOT + 1)
 }
 
 /// The first eight bytes of a digest of the name, so that an inode outlives the broker.
@@ -96,5 +113,9 @@ mod tests {
         assert_eq!(first.node(inode).as_deref(), Some(&file));
         assert_eq!(first.node(ROOT).as_deref(), Some(&Node::Root));
         assert_eq!(first.node(12345), None);
+        assert_eq!(
+            (first.known(&file), second.known(&Node::Project(DirectoryName::new("api").unwrap()))),
+            (Some(inode), None)
+        );
     }
 }

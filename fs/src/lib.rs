@@ -10,3 +10,4 @@ pub mod mount;
 pub mod private;
 pub mod run;
 pub mod secretfs;
+pub mod watches;

@@ -1,5 +1,6 @@
 //! Where does the file system hang, and how does it come down? One mount per broker.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -8,15 +9,16 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fuser::{Config, MountOption, Session, SessionACL};
-use kin_broker::{Broker, Class, Error, Result, clock, describe, mounts};
+use kin_broker::{Broker, Class, Error, Result, describe, mounts};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::adapter::Adapter;
 use crate::deadlines::Deadlines;
 use crate::secretfs::SecretFs;
+use crate::watches::Watches;
 
 /// FUSE threads: two, so that one slow request does not stall the rest; more cost throughput.
 const THREADS: usize = 2;
@@ -34,13 +36,13 @@ impl Mount {
     ///
     /// # Errors
     /// `fuse_unavailable` with the fix; storage errors of the mountpoint.
-    pub fn put_up(broker: &Arc<Broker>, deadlines: &Arc<Deadlines>) -> Result<Self> {
+    pub fn put_up(broker: &Arc<Broker>, deadlines: &Arc<Deadlines>, watches: &Watches) -> Result<Self> {
         let point = broker.directories.mountpoint();
         let stopping = Arc::new(AtomicBool::new(false));
-        let deadlines = deadlines.clone();
-        let first = serve(&point, broker, &deadlines)?;
-        let keep =
-            Keep { broker: broker.clone(), point: point.clone(), deadlines, stopping: stopping.clone() };
+        let (deadlines, watches) = (deadlines.clone(), watches.clone());
+        let keep = Keep { broker: broker.clone(), point, deadlines, watches, stopping: stopping.clone() };
+        let first = keep.serve()?;
+        let point = keep.point.clone();
         std::thread::Builder::new()
             .name("mount".into())
             .spawn(move || keep.up(first))
@@ -61,6 +63,7 @@ struct Keep {
     broker: Arc<Broker>,
     point: PathBuf,
     deadlines: Arc<Deadlines>,
+    watches: Watches,
     stopping: Arc<AtomicBool>,
 }
 
@@ -76,7 +79,7 @@ impl Keep {
                 self.broker.mount_lost();
             }
             clear(&self.point);
-            match serve(&self.point, &self.broker, &self.deadlines) {
+            match self.serve() {
                 Ok(thread) => serving = Some(thread),
                 Err(_) => std::thread::sleep(REMOUNT),
             }
@@ -84,6 +87,30 @@ impl Keep {
                 return;
             }
         }
+    }
+    fn serve(&self) -> Result<JoinHandle<()>> {
+        let point = &self.point;
+        let storage = |error| Error::storage(&format!("make the mountpoint {}", point.display()), &error);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(point).map_err(storage)?;
+        let covered = File::open(point).map_err(storage)?;
+        // fusermount3 refuses a mountpoint that it could not write to.
+        covered.set_permissions(Permissions::from_mode(0o700)).map_err(storage)?;
+        let fs = SecretFs::new(self.broker.clone(), SystemTime::now());
+        let inodes = fs.inodes();
+        let session = Session::new(Adapter::new(fs, self.deadlines.clone()), point, &config());
+        covered.set_permissions(Permissions::from_mode(0o500)).map_err(storage)?;
+        let session = session.map_err(|error| unavailable(&error))?;
+        // The descriptor comes from fusermount3 without it, and no child of ours may have the mount's.
+        let _ = fcntl(session.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        let watched = self.watches.watch(session.as_fd(), inodes, BTreeSet::new());
+        let serve = move || {
+            let _watched = watched;
+            drop(session.run());
+        };
+        std::thread::Builder::new()
+            .name("fuse".into())
+            .spawn(serve)
+            .map_err(|error| Error::internal("start a thread", error))
     }
 }
 
@@ -105,25 +132,6 @@ pub fn clear(point: &Path) {
 /// Makes the mountpoint, private to us: 0700 to mount on, 0500 while nothing is mounted.
 fn cover(point: &Path) {
     let _ = std::fs::set_permissions(point, Permissions::from_mode(0o500));
-}
-
-fn serve(point: &Path, broker: &Arc<Broker>, deadlines: &Arc<Deadlines>) -> Result<JoinHandle<()>> {
-    let storage = |error| Error::storage(&format!("make the mountpoint {}", point.display()), &error);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(point).map_err(storage)?;
-    let covered = File::open(point).map_err(storage)?;
-    // fusermount3 refuses a mountpoint that it could not write to.
-    covered.set_permissions(Permissions::from_mode(0o700)).map_err(storage)?;
-    let fs = SecretFs::new(broker.clone(), clock::unix_seconds());
-    let adapter = Adapter::new(fs, deadlines.clone());
-    let session = Session::new(adapter, point, &config());
-    covered.set_permissions(Permissions::from_mode(0o500)).map_err(storage)?;
-    let session = session.map_err(|error| unavailable(&error))?;
-    // The descriptor comes from fusermount3 without it, and no child of ours may have the mount's.
-    let _ = fcntl(session.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-    std::thread::Builder::new()
-        .name("fuse".into())
-        .spawn(move || drop(session.run()))
-        .map_err(|error| Error::internal("start a thread", error))
 }
 
 /// What every session of ours is like, whoever mounts.

@@ -1,18 +1,20 @@
 //! Who serves the mounts that grants have for themselves? One session for each, until its namespace is gone.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use fuser::{INodeNo, Notifier, Session, SessionACL};
 use kin_broker::control::protocol::Owner;
 use kin_broker::grants::LiveGrant;
-use kin_broker::{Broker, Class, Error, Mapped, Result, ServePrivate, clock};
+use kin_broker::{Broker, Class, Error, Mapped, Result, ServePrivate};
 
 use crate::adapter::Adapter;
 use crate::deadlines::Deadlines;
 use crate::mount;
 use crate::secretfs::SecretFs;
+use crate::watches::Watches;
 
 /// Sessions at once: each has its threads.
 const MOST: usize = 256;
@@ -21,13 +23,14 @@ const MOST: usize = 256;
 pub struct PrivateMounts {
     broker: Arc<Broker>,
     deadlines: Arc<Deadlines>,
+    watches: Watches,
     serving: Arc<AtomicUsize>,
 }
 
 impl PrivateMounts {
     /// Of `broker`'s grants.
-    pub fn new(broker: Arc<Broker>, deadlines: Arc<Deadlines>) -> Self {
-        Self { broker, deadlines, serving: Arc::default() }
+    pub fn new(broker: Arc<Broker>, deadlines: Arc<Deadlines>, watches: Watches) -> Self {
+        Self { broker, deadlines, watches, serving: Arc::default() }
     }
 }
 
@@ -72,11 +75,15 @@ impl ServePrivate for PrivateMounts {
             let message = format!("{MOST} private mounts are served already");
             return Err(Error::new(Class::Denied, "private_limit", message).hint("see `kin status`"));
         }
-        let fs = SecretFs::of_grant(self.broker.clone(), clock::unix_seconds(), live);
+        let fs = SecretFs::of_grant(self.broker.clone(), SystemTime::now(), live);
+        let bound = live.grant.bindings.iter().filter(|(_, binding)| binding.path.is_some());
+        let rendered = live.grant.files.iter().filter(|(_, rendered)| rendered.path.is_some());
+        let laid = bound.map(|(file, _)| file).chain(rendered.map(|(file, _)| file)).cloned().collect();
+        let watched = self.watches.watch(device.as_fd(), fs.inodes(), laid);
         let (mappable, live) = (fs.mappable(live), live.clone());
         let adapter = Adapter::of_grant(fs, self.deadlines.clone(), owner, live.grant.id);
         let serve = move || {
-            let _served = served;
+            let (_served, _watched) = (served, watched);
             // Whom the kernel lets in is the mount's choice: its namespace, or its one user.
             let session = Session::from_fd(adapter, device, SessionACL::All, mount::config());
             if let Ok(session) = &session

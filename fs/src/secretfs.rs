@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use kin_broker::access::{Caller, FileFacts, Halt, Refusal};
 use kin_broker::audit::Op;
@@ -24,8 +25,8 @@ pub struct Attributes {
     pub directory: bool,
     /// The true size, in bytes.
     pub size: u64,
-    /// Seconds of Unix time.
-    pub modified: i64,
+    /// When it was last another.
+    pub modified: SystemTime,
 }
 
 /// One line of a listing.
@@ -65,23 +66,23 @@ impl From<Halt> for Unanswered {
 /// The file system.
 pub struct SecretFs {
     broker: Arc<Broker>,
-    inodes: Inodes,
+    inodes: Arc<Inodes>,
     open: RwLock<HashMap<u64, Arc<Delivery>>>,
     next: AtomicU64,
-    made: i64,
+    made: SystemTime,
     /// The one project that it shows, where it is a grant's own.
     only: Option<DirectoryName>,
 }
 
 impl SecretFs {
-    /// The view onto `broker`; directories bear the time `made`, in seconds of Unix time.
-    pub fn new(broker: Arc<Broker>, made: i64) -> Self {
-        let (inodes, open, next) = (Inodes::default(), RwLock::default(), AtomicU64::new(1));
+    /// The view onto `broker`; directories bear the time `made`.
+    pub fn new(broker: Arc<Broker>, made: SystemTime) -> Self {
+        let (inodes, open, next) = (Arc::default(), RwLock::default(), AtomicU64::new(1));
         Self { broker, inodes, open, next, made, only: None }
     }
 
     /// A view for one grant and those made inside its tree.
-    pub fn of_grant(broker: Arc<Broker>, made: i64, live: &LiveGrant) -> Self {
+    pub fn of_grant(broker: Arc<Broker>, made: SystemTime, live: &LiveGrant) -> Self {
         Self { only: Some(live.grant.project.clone()), ..Self::new(broker, made) }
     }
 
@@ -90,6 +91,11 @@ impl SecretFs {
         let bindings = live.grant.bindings.iter().filter(|(_, binding)| binding.mmap);
         let node = |file: &FileName| Node::File(live.grant.project.clone(), file.clone());
         bindings.map(|(file, _)| self.inodes.number(&node(file))).collect()
+    }
+
+    /// What the kernel was told of, also while this is served.
+    pub fn inodes(&self) -> Arc<Inodes> {
+        self.inodes.clone()
     }
 
     fn shows(&self, project: &DirectoryName) -> bool {

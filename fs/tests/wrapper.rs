@@ -4,6 +4,8 @@
 mod broker;
 #[path = "wrapper/jobs.rs"]
 mod jobs;
+#[path = "wrapper/rotation.rs"]
+mod rotation;
 #[path = "wrapper/signals.rs"]
 mod signals;
 #[path = "wrapper/status.rs"]

@@ -66,6 +66,15 @@ pub enum Event<'a> {
         /// What bounds its opens.
         limits: Limits,
     },
+    /// `grant.restart`: its command was started again, because a secret has another version.
+    GrantRestart {
+        /// Its id.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The new command.
+        command: Process,
+    },
     /// `grant.revoke` where a person did it, else `grant.expire` with the reason.
     GrantEnd {
         /// Its id.
@@ -331,6 +340,7 @@ impl Event<'_> {
             Self::BrokerStart { .. } => "broker.start",
             Self::BrokerStop { .. } => "broker.stop",
             Self::GrantCreate { .. } => "grant.create",
+            Self::GrantRestart { .. } => "grant.restart",
             Self::GrantEnd { ending: Ending::Revoked, .. } => "grant.revoke",
             Self::GrantEnd { .. } => "grant.expire",
             Self::Allow { .. } | Self::AllowRendered { .. } => "open.allow",
@@ -360,6 +370,12 @@ impl Event<'_> {
             }
             Self::BrokerStop { reason } => out.text("reason", reason.as_bytes(), NAME),
             Self::GrantCreate { .. } => self.write_grant(out),
+            Self::GrantRestart { grant, project, command } => {
+                write_grant_id(out, Some(grant));
+                out.word("project", project.as_str());
+                out.number("command", command.pid.get().into());
+                out.number("command_start", command.start);
+            }
             Self::GrantEnd { grant, project, ending } => {
                 write_grant_id(out, Some(grant));
                 out.word("project", project.as_str());

@@ -213,6 +213,7 @@ proptest! {
                 limits: Limits { max_opens: Some(u64::MAX), for_first: Some(Duration::MAX) },
             },
             Event::Redact { grant, project: &project, file: &file, reference: &reference, version: u64::MAX },
+            Event::GrantRestart { grant, project: &project, command: process(u32::MAX, u64::MAX) },
             Event::BrokerStart { version: &text, unclean: true, grants_lost: u64::MAX },
             Event::BrokerStop { reason: &text },
             Event::Vault { change: VaultChange::Reject, reference: Some(&reference), reason: Some(&text) },

@@ -203,11 +203,14 @@ pub enum Question {
     /// The command's output is to go through the grant's redactor: a socket whose other end is the front's comes
     /// with this. → `()`.
     ServeOutput,
-    /// The keeper has forked its command, and lets it go once this is answered. → `()`.
+    /// The keeper has forked its command, the first or the next, and lets it go once this is answered. → `()`.
     CommandStarted {
         /// Its pid: a child of the keeper's.
         pid: u32,
     },
+    /// Tell the keeper whenever a secret of its grant has another version. → `()`, and from then on a byte for
+    /// each time, until the grant ends and the connection with it.
+    TellVersions,
     /// The keeper's tree is empty, or its command ended and that was to be the end, or its front was killed
     /// before that. → `()`.
     Finish {

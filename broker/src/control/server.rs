@@ -90,16 +90,24 @@ fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
                 keeper.check_alive()?;
                 let (granted, live) = broker.grant(keeper, &wanted, request.session_bus.as_deref())?;
                 broker.hand_over(live)?;
-                Ok((super::document(&granted)?, None))
+                Ok(Some((super::document(&granted)?, None)))
+            }
+            Question::TellVersions => {
+                let peer = peer.as_ref().map_err(Clone::clone)?;
+                peer.check_alive()?;
+                broker.tell_keeper(broker.kept_by(peer)?, &stream)?;
+                Ok(None)
             }
             _ => {
                 let peer = peer.as_ref().map_err(Clone::clone)?;
                 peer.check_alive()?;
-                broker.answer(peer, request, with)
+                broker.answer(peer, request, with).map(Some)
             }
         });
         let sent = match answer {
-            Ok((document, value)) => write_frame(&mut stream, &Answer::Done(document), value.as_ref()),
+            // It was answered, and is the broker's from here on: it counts as no conversation any more.
+            Ok(None) => return,
+            Ok(Some((document, value))) => write_frame(&mut stream, &Answer::Done(document), value.as_ref()),
             Err(error) => write_frame(&mut stream, &Answer::<()>::Failed(error), None),
         };
         if sent.is_err() {

@@ -4,6 +4,7 @@
 
 pub mod allocator;
 pub mod child;
+pub mod fuse;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;

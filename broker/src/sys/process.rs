@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, Pid};
 
 /// Forks this process, which must have one thread: then the child may go on as if it were alone.
 ///
@@ -16,6 +16,26 @@ pub fn fork_single_threaded() -> Result<ForkResult, Errno> {
     // SAFETY: with one thread no lock is held by a thread that the child lacks, so the child may call
     // anything the parent could.
     unsafe { nix::unistd::fork() }
+}
+
+/// As [`fork_single_threaded`], and the child is this process's sibling: its parent is this one's
+/// (`CLONE_PARENT`, clone(2)).
+///
+/// # Errors
+/// As there.
+pub fn fork_sibling() -> Result<ForkResult, Errno> {
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
+    if threads != 1 {
+        return Err(Errno::EDEADLK);
+    }
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM the child has its own copy of this stack, and every other argument is 0 or
+    // unused, in whichever order an architecture has them; there is one thread, as for fork above.
+    let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+    match i32::try_from(pid).unwrap_or(0) {
+        0 => Ok(ForkResult::Child),
+        child => Ok(ForkResult::Parent { child: Pid::from_raw(child) }),
+    }
 }
 
 /// Forks a test's process, where the test runner's other threads do nothing but wait for this one.

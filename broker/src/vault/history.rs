@@ -1,7 +1,9 @@
-//! How long does the value of an old version stay?
+//! When was a version made, and how long does the value of an old one stay?
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::container::{Record, Version};
-use crate::control::protocol::VersionInfo;
+use crate::control::protocol::{SecretInfo, VersionInfo};
 
 /// Seconds that the value of a version can still be read after another has replaced it: whoever holds the
 /// old one has to be found first.
@@ -10,6 +12,26 @@ const GRACE: i64 = 30 * 24 * 60 * 60;
 const VALUES: usize = 16;
 /// Versions of one secret that are remembered, with or without their values.
 const VERSIONS: usize = 100;
+/// Versions of one secret that are made in one second, at most: a modification time has milliseconds.
+const IN_A_SECOND: u64 = 1000;
+
+/// When the version after `current` is made, where the clock says `now`, both in seconds of Unix time: never
+/// before it, and in another second where [`modified`] begins anew.
+pub(super) fn after(current: &Version, now: i64) -> i64 {
+    let anew = (current.version + 1).is_multiple_of(IN_A_SECOND);
+    now.max(current.created.saturating_add(anew.into()))
+}
+
+/// What stat says of a file of these versions, so that no two others have the same: the second in which the last
+/// of them was made, and the sum of their numbers in place of the milliseconds. It grows with the versions.
+pub(crate) fn modified<'v>(versions: impl IntoIterator<Item = &'v SecretInfo>) -> SystemTime {
+    let (mut second, mut number) = (0, 0_u64);
+    for SecretInfo { created, version, .. } in versions {
+        second = second.max((*created).try_into().unwrap_or(0));
+        number = number.wrapping_add(*version);
+    }
+    UNIX_EPOCH + Duration::from_secs(second) + Duration::from_millis(number % IN_A_SECOND)
+}
 
 /// Destroys the values whose time is over, and forgets the oldest versions; `now` is in seconds of Unix time.
 pub(super) fn forget(record: &mut Record, now: i64) {

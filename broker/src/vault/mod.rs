@@ -26,6 +26,7 @@ use anchor::Freshness;
 use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
 
 pub(crate) use anchor::digest as digest_of;
+pub(crate) use history::modified;
 pub(crate) use recipients::Rekeyed;
 
 /// Bytes of a value, at most.
@@ -75,6 +76,9 @@ pub struct Facts {
     /// What it can be found by: `env` = `prod`.
     pub attributes: BTreeMap<String, String>,
 }
+
+/// Number, second of making, and size of a version.
+pub(crate) type Mark = (u64, i64, u64);
 
 /// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker. A clone is a
 /// cheap snapshot: changing one changes the file and itself, and leaves the other as it was.
@@ -275,6 +279,7 @@ impl Vault {
         check_size("note_too_long", "the note", note.as_ref().map_or(0, String::len), MAX_NOTE)?;
         attributes::check(&attributes)?;
         let version = record.versions.last().map_or(0, |current| current.version) + 1;
+        let created = record.versions.last().map_or(created, |current| history::after(current, created));
         let sealed = seal::seal(&self.data_key, &place(reference, version), value.bytes())?;
         let (size, sealed) = (value.len() as u64, Some(Sealed(sealed.into())));
         Ok(Version { version, created, size, note, due, generated, attributes, sealed })
@@ -305,6 +310,15 @@ impl Vault {
     /// The number of a secret's current version.
     pub fn version(&self, reference: &Reference) -> Option<u64> {
         self.current(reference).map(|current| current.version)
+    }
+
+    /// What tells the current version of each secret from any other.
+    pub(crate) fn marks(&self) -> BTreeMap<Reference, Mark> {
+        let current = |(name, record): (&Reference, &Record)| {
+            let Version { version, created, size, .. } = record.versions.last()?;
+            Some((name.clone(), (*version, *created, *size)))
+        };
+        self.content.secrets.iter().filter_map(current).collect()
     }
 
     /// How many writes led to this vault, its making included.

@@ -167,6 +167,20 @@ fn a_secret_that_is_set_often_keeps_sixteen_old_values_and_remembers_a_hundred_v
 }
 
 #[test]
+fn versions_have_times_that_grow() {
+    let (_fixture, mut vault) = fixture();
+    let mut set = |at| vault.set(&name("a"), &value("x"), Facts::default(), at).unwrap();
+    // One second for long, and a clock that goes back and forth.
+    let clock = std::iter::repeat_n(1000, 40).chain([7, 5, 1001, 999]).cycle().take(1100);
+    let versions: Vec<_> = clock.map(&mut set).collect();
+    let times: Vec<_> = versions.iter().map(|version| modified([version])).collect();
+    assert!(times.is_sorted_by(|before, after| before < after));
+    // A file of several changes with each of them.
+    let together = [modified([&versions[3], &versions[8]]), modified([&versions[4], &versions[8]])];
+    assert!(together[0] < together[1]);
+}
+
+#[test]
 fn a_permit_to_look_opens_nothing() {
     use kin_policy::*;
     const HERE: Namespaces = Namespaces { user: 1, pid: 2 };

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use kin_broker::paths::Directories;
 use kin_broker::{Error, Result, limits};
-use kin_fs::run::{RunOptions, run};
+use kin_fs::run::{OnRotate, RunOptions, run};
 use kin_policy::{FileName, Limits};
 
 use super::env_file::{self, Variables};
@@ -65,6 +65,9 @@ pub(super) struct Arguments {
     /// Mount for this command alone, in a namespace of its own, with files at their real paths too
     #[arg(long)]
     private: bool,
+    /// Send the command this signal when a secret of the grant has another version, or start it again
+    #[arg(long, value_name = "SIGNAL|restart", allow_hyphen_values = true)]
+    on_rotate: Option<OsString>,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
@@ -81,6 +84,12 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
     let only =
         arguments.only.map(|names| names.into_iter().map(FileName::new).collect::<Result<Vec<_>, _>>());
     let MaxOpens { in_all, of_files } = max_opens(&arguments.max_opens)?;
+    let on_rotate = arguments.on_rotate.as_deref().map(on_rotate).transpose()?;
+    let redact = arguments.redact && !arguments.no_redact;
+    if redact && on_rotate == Some(OnRotate::Restart) {
+        let message = "a command whose output is redacted cannot be started again";
+        return Err(bad_usage("usage", message, "take a signal, --on-rotate HUP, or go without --redact"));
+    }
     let for_first = arguments.for_first.as_deref().map(duration::window).transpose()?;
     let Variables { plain, references } = env_file::read(&arguments.env_file)?;
     Ok(RunOptions {
@@ -93,8 +102,16 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
         values: references,
         end_with_child: arguments.end_with_child,
         private: arguments.private,
-        redact: arguments.redact && !arguments.no_redact,
+        redact,
+        on_rotate,
         project_directory: project::directory()?,
+    })
+}
+
+fn on_rotate(argument: &OsStr) -> Result<OnRotate> {
+    argument.to_str().and_then(OnRotate::parse).ok_or_else(|| {
+        let message = format!("\"{}\" is neither a signal nor \"restart\"", output::excerpt(argument));
+        bad_usage("bad_on_rotate", message, "write --on-rotate HUP, or --on-rotate restart")
     })
 }
 

@@ -1,5 +1,5 @@
-//! How does a keeper reach the broker that made its grant, and see its end? It holds no connection while its
-//! command runs: a grant is to cost the broker little.
+//! How does a keeper reach the broker that made its grant, and see its end? Unless it is told of
+//! rotations it holds no connection while its command runs: a grant is to cost the broker little.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -42,11 +42,23 @@ impl<'a> Broker<'a> {
     }
 
     fn tell(&self, ending: Ending) -> Result<()> {
+        self.ask(Question::Finish { ending })
+    }
+
+    /// Says which process is the command from now on.
+    ///
+    /// # Errors
+    /// `grant_ended`; `broker_unreachable`.
+    pub(super) fn command_started(&self, pid: u32) -> Result<()> {
+        self.ask(Question::CommandStarted { pid })
+    }
+
+    fn ask(&self, question: Question) -> Result<()> {
         let mut client = Client::connect(self.directories)?;
         let limit = |error| Error::internal("set a deadline", error);
         client.stream().set_read_timeout(Some(DEADLINE)).map_err(limit)?;
         client.stream().set_write_timeout(Some(DEADLINE)).map_err(limit)?;
-        client.ask(Question::Finish { ending })
+        client.ask(question)
     }
 }
 

@@ -164,6 +164,7 @@ impl Front<'_> {
                 self.called_off = None;
                 descriptors::let_go_but_stderr(&self.start.passed);
             }
+            Report::Restarted(pid) => (self.command, self.stop) = (Some(pid), None),
             Report::Stopped(signal) => {
                 self.stops = self.stops.wrapping_add(1);
                 // A stop that is over already is not this process's any more.

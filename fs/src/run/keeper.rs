@@ -1,7 +1,7 @@
 //! The keeper: the root of a grant, from the question for it to the end of the last descendant.
 
 use std::ffi::{CString, OsString};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -22,6 +22,8 @@ use nix::unistd::{Pid, chdir, getppid, setsid};
 use super::broker::Broker;
 use super::link::{Order, Report, wait_readable};
 use super::output::{Keepers, Slave};
+use super::private::Namespaces;
+use super::rotation::{OnRotate, Rotation};
 use super::signals::Signals;
 use super::spawn::{Failed, Waiting};
 use super::status::{self, Ended};
@@ -29,6 +31,9 @@ use super::{Start, complain, descriptors, private, spawn, values};
 
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What ends a command, as a rule: who sends it such a signal does not want it started again.
+const ENDS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
 /// Lives the keeper's life in a fork of the front. Every signal it handles is blocked, and stays so.
 pub(super) fn main(start: &Start, link: UnixStream, output: Option<Keepers>) -> ! {
@@ -69,8 +74,13 @@ impl From<Error> for NoKeeper {
 }
 
 struct Keeper<'a> {
+    start: &'a Start<'a>,
     front: Pid,
     command: u32,
+    /// Who becomes the command where that is to be started again.
+    next: Option<Waiting>,
+    /// Where somebody is told of other versions.
+    rotation: Option<Rotation>,
     /// The command's latest known state, while it lives.
     state: Option<State>,
     /// How many stops were reported, modulo 256.
@@ -93,7 +103,7 @@ enum State {
 
 impl<'a> Keeper<'a> {
     /// From the question for a grant to a command that runs.
-    fn start(start: &Start<'a>, link: &UnixStream, output: Option<Keepers>) -> Result<Self, NoKeeper> {
+    fn start(start: &'a Start<'a>, link: &UnixStream, output: Option<Keepers>) -> Result<Self, NoKeeper> {
         let (signals, ignores_children) = become_keeper()?;
         let (mut client, mut granted) = ask_for_grant(start, link)?;
         give_way(&mut granted, start);
@@ -105,8 +115,8 @@ impl<'a> Keeper<'a> {
         let output = output.map(|output| redirect(output, &mut client, &granted)).transpose();
         let output = output.map_err(NoKeeper::Refused).inspect_err(finish)?;
         let how = (ignores_children, output);
-        let (command, slave) = start_command(start, link, &mut client, &granted, how).inspect_err(finish)?;
-        drop(client);
+        let begun = start_command(start, link, client, &granted, how).inspect_err(finish)?;
+        let Begun { command, slave, next, rotation } = begun;
         leave_the_terminal(&signals);
         Report::Started(command).send(link);
         descriptors::let_go(&start.passed);
@@ -114,8 +124,11 @@ impl<'a> Keeper<'a> {
         let front = Pid::from_raw(start.front.cast_signed());
         let end_with_child = start.options.end_with_child;
         Ok(Self {
+            start,
             front,
             command,
+            next,
+            rotation,
             state: Some(State::Running),
             stops: 0,
             signals,
@@ -141,13 +154,17 @@ impl<'a> Keeper<'a> {
             if self.reap(&mut link) == Left::Nobody {
                 return 0;
             }
-            let [signalled, from_front, from_broker] = wait_readable(
+            self.rotate();
+            let running = self.state == Some(State::Running);
+            let notices = self.rotation.as_ref().and_then(Rotation::notices);
+            let [signalled, from_front, from_broker, from_vault] = wait_readable(
                 [
                     Some(&self.signals),
                     link.as_ref().map(|link| link as _),
                     self.broker.as_ref().map(|broker| broker as _),
+                    notices.map(|notices| notices.stream() as _),
                 ],
-                None,
+                self.rotation.as_ref().and_then(|rotation| rotation.time_left(running)),
             );
             if signalled && self.told_to_end() {
                 return 128 + libc::SIGTERM;
@@ -166,6 +183,9 @@ impl<'a> Keeper<'a> {
             if from_broker {
                 self.broker_is_gone(link.as_ref());
             }
+            if let Some(rotation) = self.rotation.as_mut().filter(|_| from_vault) {
+                rotation.hear();
+            }
         }
     }
 
@@ -177,7 +197,8 @@ impl<'a> Keeper<'a> {
                 Ok(Some((pid, status))) if pid == self.command && self.state.is_some() => {
                     ended = ended.or(self.command_changed(status, link.as_ref()));
                 }
-                Ok(Some(_)) | Err(Errno::EINTR) => {}
+                Ok(Some((pid, status))) => self.next_changed(pid, status),
+                Err(Errno::EINTR) => {}
                 Ok(None) => break Left::Somebody,
                 Err(_) => break Left::Nobody,
             }
@@ -194,13 +215,13 @@ impl<'a> Keeper<'a> {
         if let Some(ended) = ended
             && let Some(link) = link.take()
         {
-            Report::Ended(ended).send(&link);
+            ended.send(&link);
         }
         if ending.is_some() { Left::Nobody } else { Left::Somebody }
     }
 
-    /// The command stopped, goes on, or ended.
-    fn command_changed(&mut self, status: ExitStatus, link: Option<&UnixStream>) -> Option<Ended> {
+    /// The command stopped, goes on, or ended: then what is to be said of it, unless it was started again.
+    fn command_changed(&mut self, status: ExitStatus, link: Option<&UnixStream>) -> Option<Report> {
         let report = |report: Report| link.inspect(|link| report.send(link)).is_some();
         if let Some(signal) = status.stopped_signal() {
             self.state = Some(State::Stopped);
@@ -215,7 +236,46 @@ impl<'a> Keeper<'a> {
         }
         let ended = Ended::from_status(status)?;
         self.state = None;
-        Some(ended)
+        let restarts = self.rotation.as_mut().is_some_and(|rotation| rotation.restarts(ended));
+        // Not asked to be the command, it ends here: whoever is left is of the tree.
+        let Some(next) = self.next.take().filter(|_| restarts) else { return Some(Report::Ended(ended)) };
+        match self.start_again(next) {
+            Ok(()) => {
+                report(Report::Restarted(self.command));
+                None
+            }
+            Err(NoKeeper::NotStarted(code, line)) => Some(Report::NotStarted { code, line }),
+            Err(_) => Some(Report::Ended(ended)),
+        }
+    }
+
+    /// The one that stayed behind becomes the command, under the same grant.
+    fn start_again(&mut self, mut next: Waiting) -> Result<(), NoKeeper> {
+        let Some(broker) = &self.broker else { return Err(NoKeeper::CalledOff) };
+        let after = next.take_turn(GRANT_DEADLINE)?;
+        next.ready()?;
+        broker.command_started(next.pid())?;
+        self.command = next.release().map_err(|failed| no_command(self.start, failed))?;
+        (self.state, self.next) = (Some(State::Running), Some(after));
+        Ok(())
+    }
+
+    /// Somebody killed the one that stays behind: the command is not started again.
+    fn next_changed(&mut self, pid: u32, status: ExitStatus) {
+        if Ended::from_status(status).is_some()
+            && let Some(next) = self.next.take_if(|next| next.pid() == pid)
+        {
+            next.has_ended();
+        }
+    }
+
+    /// Sends the command what is due because of another version.
+    fn rotate(&mut self) {
+        let (running, lives) = (self.state == Some(State::Running), self.state.is_some());
+        let due = self.rotation.as_mut().and_then(|rotation| rotation.due(running));
+        if let (Some(signal), true) = (due, lives) {
+            let _ = kill(Pid::from_raw(self.command.cast_signed()), signal);
+        }
     }
 
     /// Whether somebody wants this process, and with it the grant, to end.
@@ -229,13 +289,16 @@ impl<'a> Keeper<'a> {
 
     /// Sends the command, or its group, the signals that the front passes on. Only a child that has not been waited
     /// for is signalled: its number cannot mean somebody else.
-    fn obey(&self, orders: &[Order]) {
+    fn obey(&mut self, orders: &[Order]) {
         for Order { signal, stops, group, ground } in orders {
             let Some(state) = &self.state else { return };
             if let (Some(slave), Some(ground)) = (&self.slave, ground) {
                 slave.put(self.command, *ground);
             }
             let Ok(signal) = Signal::try_from(i32::from(*signal)) else { continue };
+            if let (Some(rotation), true) = (&mut self.rotation, ENDS.contains(&signal)) {
+                rotation.call_off();
+            }
             // A shell's `fg` continues the whole group: a command in that group has it, unless it still stands.
             let due = match state {
                 State::Stopped => *stops == self.stops,
@@ -249,14 +312,20 @@ impl<'a> Keeper<'a> {
     }
 
     /// It goes before its command only where it is killed: after that it is not listened to any more.
-    fn front_is_gone(&self) {
+    fn front_is_gone(&mut self) {
+        self.stop_rotating();
         if let (Some(broker), Some(_)) = (&self.broker, &self.state) {
             broker.finish(Ending::OwnerKilled);
         }
     }
 
+    fn stop_rotating(&mut self) {
+        self.rotation.iter_mut().for_each(Rotation::give_up);
+    }
+
     fn broker_is_gone(&mut self, link: Option<&UnixStream>) {
         self.broker = None;
+        self.stop_rotating();
         if let (Some(_), Some(link)) = (&self.state, link) {
             Report::BrokerGone.send(link);
         }
@@ -333,39 +402,72 @@ fn grant_request(start: &Start) -> GrantRequest {
     }
 }
 
-/// Starts the command once the broker knows its process.
+/// A command that runs, and what it takes to start it again or to signal it.
+struct Begun {
+    command: u32,
+    slave: Option<Slave>,
+    next: Option<Waiting>,
+    rotation: Option<Rotation>,
+}
+
+/// Starts the command once the broker knows its process. It tells of every version from before that on.
 fn start_command(
     start: &Start,
     link: &UnixStream,
-    broker: &mut Client,
+    mut broker: Client,
     granted: &Granted,
     (ignores_children, output): (bool, Option<Keepers>),
-) -> Result<(u32, Option<Slave>), NoKeeper> {
+) -> Result<Begun, NoKeeper> {
+    let next = command(start, granted, ignores_children);
     let mut command = command(start, granted, ignores_children);
     let slave = output.and_then(|output| output.give_to(&mut command));
     let keepers = [link.as_raw_fd(), broker.stream().as_raw_fd()];
-    let started = match spawn::fork(command, &keepers, start.directories, granted) {
-        Ok(waiting) => {
-            wait_readable([Some(waiting.gate()), Some(link)], Some(GRANT_DEADLINE));
-            make_ready(broker, &waiting, granted)?;
-            let adopted = slave.as_ref().map_or(Ok(()), |slave| slave.adopt(waiting.pid()));
-            adopted.map_err(|errno| Error::internal("give the command its terminal", errno.desc()))?;
-            broker.ask::<()>(Question::CommandStarted { pid: waiting.pid() })?;
-            if !front_lets_it_start(link, slave.is_some()) {
-                return Err(NoKeeper::CalledOff);
-            }
-            waiting.release()
-        }
-        Err(error) => Err(error.into()),
+    let waiting = spawn::fork(command, &keepers, start.directories, granted);
+    let waiting = waiting.map_err(|error| no_command(start, error.into()))?;
+    wait_readable([Some(waiting.gate()), Some(link)], Some(GRANT_DEADLINE));
+    make_ready(&mut broker, &waiting, granted)?;
+    let next = match start.options.on_rotate {
+        Some(OnRotate::Restart) => Some(stay_behind(start, next, keepers, &waiting, granted)?),
+        _ => None,
     };
-    started.map(|command| (command, slave)).map_err(|failed| match failed {
+    let adopted = slave.as_ref().map_or(Ok(()), |slave| slave.adopt(waiting.pid()));
+    adopted.map_err(|errno| Error::internal("give the command its terminal", errno.desc()))?;
+    broker.ask::<()>(Question::CommandStarted { pid: waiting.pid() })?;
+    let rotation = start
+        .options
+        .on_rotate
+        .map(|what| broker.ask::<()>(Question::TellVersions).map(|()| Rotation::new(what, broker)));
+    let rotation = rotation.transpose()?;
+    if !front_lets_it_start(link, slave.is_some()) {
+        return Err(NoKeeper::CalledOff);
+    }
+    let command = waiting.release().map_err(|failed| no_command(start, failed))?;
+    Ok(Begun { command, slave, next, rotation })
+}
+
+/// Who becomes the command next holds nothing of the keeper's, and goes where the first one is.
+fn stay_behind(
+    start: &Start,
+    command: Command,
+    [link, broker]: [RawFd; 2],
+    waiting: &Waiting,
+    granted: &Granted,
+) -> Result<Waiting, NoKeeper> {
+    let namespaces = start.options.private.then(|| Namespaces::of(waiting.pid())).transpose()?;
+    let keepers = [link, broker, waiting.gate().as_raw_fd()];
+    spawn::stay_behind(command, &keepers, start.directories, granted, namespaces)
+        .map_err(|error| no_command(start, error.into()))
+}
+
+fn no_command(start: &Start, failed: Failed) -> NoKeeper {
+    match failed {
         Failed::Refused(error) => NoKeeper::Refused(error),
         Failed::NotStarted(error) => {
             let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
             let (code, line) = status::of_failed_start(program, &error);
             NoKeeper::NotStarted(code, line)
         }
-    })
+    }
 }
 
 /// The last moment to call it off. What it writes to a terminal of its own must find the front's as it will be.

@@ -28,6 +28,8 @@ pub(super) enum Report {
     NotStarted { code: i32, line: String },
     /// The command runs and has this pid.
     Started(u32),
+    /// The command was started again, and has this pid.
+    Restarted(u32),
     /// A signal stopped the command.
     Stopped(i32),
     /// The command goes on. Sent before the SIGCONT that wakes the front.

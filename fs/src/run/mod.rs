@@ -27,6 +27,7 @@ mod keeper;
 mod link;
 mod output;
 mod private;
+mod rotation;
 mod signals;
 mod spawn;
 mod status;
@@ -35,6 +36,7 @@ mod values;
 
 use output::Output;
 pub use private::try_namespaces;
+pub use rotation::OnRotate;
 
 /// What is to be run, and what it may be delivered.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub struct RunOptions {
     pub private: bool,
     /// Values are masked in what it writes to stdout, stderr and its terminal.
     pub redact: bool,
+    /// What the command gets when a secret of the grant has another version.
+    pub on_rotate: Option<OnRotate>,
     /// The directory that holds `kin.toml`.
     pub project_directory: PathBuf,
 }

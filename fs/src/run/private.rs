@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use kin_broker::control::protocol::{Granted, Owner, PrivateGranted};
@@ -12,9 +13,9 @@ use kin_broker::targets::{Target, Way};
 use kin_broker::{Class, Error, Result, describe};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, User, getegid, geteuid};
+use nix::unistd::{ForkResult, User, chdir, getegid, geteuid};
 
 /// Who will own the files: the namespace has one user and one group, which keep their numbers.
 pub(super) fn owner() -> Owner {
@@ -48,6 +49,45 @@ pub(super) fn mount_apart(plan: &PrivateGranted) -> Result<OwnedFd> {
         refused(format!("the private mount was refused: {}", describe(&errno.into())), "see `kin doctor`")
     })?;
     Ok(device.into())
+}
+
+/// The namespaces of a command, to start another one in.
+pub(super) struct Namespaces {
+    /// Where it is not this process's own.
+    user: Option<File>,
+    mount: File,
+    directory: PathBuf,
+}
+
+impl Namespaces {
+    /// Those of a child that has mounted apart, with the directory that this process is in.
+    ///
+    /// # Errors
+    /// `internal` where they cannot be opened.
+    pub(super) fn of(pid: u32) -> Result<Self> {
+        let fault = |error: std::io::Error| Error::internal("hold the command's namespaces", error);
+        let open = |name: &str| File::open(format!("/proc/{pid}/ns/{name}")).map_err(fault);
+        let own = std::fs::metadata("/proc/self/ns/user").map_err(fault)?.ino();
+        let user = open("user")?;
+        let is_own = user.metadata().map_err(fault)?.ino() == own;
+        let directory = std::env::current_dir().map_err(fault)?;
+        Ok(Self { user: (!is_own).then_some(user), mount: open("mnt")?, directory })
+    }
+
+    /// Enters them, and the same directory there: setns(2) leaves it for the root.
+    ///
+    /// # Errors
+    /// `internal` where the kernel refuses.
+    pub(super) fn enter(&self) -> Result<()> {
+        let enter = || -> std::result::Result<(), Errno> {
+            if let Some(user) = &self.user {
+                setns(user, CloneFlags::CLONE_NEWUSER)?;
+            }
+            setns(&self.mount, CloneFlags::CLONE_NEWNS)?;
+            chdir(&self.directory)
+        };
+        enter().map_err(|errno| Error::internal("enter the command's namespaces", errno.desc()))
+    }
 }
 
 /// Whether this user may have what [`mount_apart`] wants, as a child finds out that goes there and ends. This

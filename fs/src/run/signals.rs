@@ -53,6 +53,14 @@ impl Signals {
     }
 }
 
+/// Discards what is pending of what is blocked: it was for a group that this process is in, not for it.
+pub(super) fn discard_pending() {
+    let blocked = SigSet::thread_get_mask();
+    if let Some(pending) = blocked.ok().and_then(|blocked| Signals::of(&blocked).ok()) {
+        while pending.next().is_some() {}
+    }
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -1,6 +1,6 @@
 //! A broker that grants everything and notes what it hears.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 pub(crate) enum Heard {
     Grant { keeper: u32, request: GrantRequest },
     Started(u32),
+    Tell(Arc<UnixStream>),
     Finish(Ending),
 }
 
@@ -119,6 +120,21 @@ impl Stub {
         })
     }
 
+    /// The processes that were named as the command, in order.
+    pub(crate) fn commands(&self) -> Vec<u32> {
+        let command = |heard| if let Heard::Started(pid) = heard { Some(pid) } else { None };
+        self.heard().into_iter().filter_map(command).collect()
+    }
+
+    /// Tells the keeper, as the broker does, of another version of a secret.
+    pub(crate) fn rotate(&self) {
+        let keeper = self.hears("somebody to tell", |heard| match heard {
+            Heard::Tell(stream) => Some(stream.clone()),
+            _ => None,
+        });
+        (&*keeper).write_all(b"v").expect("the keeper listens");
+    }
+
     pub(crate) fn finish(&self) -> Ending {
         self.hears("the end", |heard| match heard {
             Heard::Finish(ending) => Some(*ending),
@@ -155,6 +171,11 @@ fn serve(mut stream: UnixStream, first: First, notes: &Mutex<Vec<Heard>>) {
             Question::Finish { ending } => {
                 note(Heard::Finish(ending));
                 answer(&mut stream, ());
+            }
+            Question::TellVersions => {
+                answer(&mut stream, ());
+                note(Heard::Tell(Arc::new(stream)));
+                return;
             }
             other => panic!("a wrapper does not ask {other:?}"),
         }

@@ -172,6 +172,32 @@ fn r16_a_stopped_command_is_a_stopped_job_and_goes_on_in_the_foreground() {
 }
 
 #[test]
+fn a_command_that_was_started_again_has_the_terminals_keys() {
+    let stub = Stub::new(First::Granted);
+    let mut terminal = Terminal::shell(&stub);
+    terminal.types(&format!("\"$WRAP\" --on-rotate=restart bash -c '{COUNTING}'; echo status=$?\n"));
+    written(&stub.path("command"));
+    stub.rotate();
+    let command = until("the restart", || stub.commands().get(1).copied());
+    until("its start", || {
+        (std::fs::read_to_string(stub.path("command")).ok()?.trim() == command.to_string()).then_some(())
+    });
+    assert_eq!(stat(command, 5), stat(command, 8));
+    terminal.types("\x1a");
+    terminal.sees("Stopped");
+    terminal.sees("status=148");
+    terminal.types("fg; echo status=$?\n");
+    until("the foreground", || {
+        (stat(command, 3)? != "T" && stat(command, 5) == stat(command, 8)).then_some(())
+    });
+    terminal.types("\x03");
+    until("the interrupt", || stub.path("got").exists().then_some(()));
+    std::fs::write(stub.path("over"), "").unwrap();
+    terminal.sees("status=0");
+    assert_eq!(std::fs::read_to_string(stub.path("got")).unwrap(), "INT\nend\n");
+}
+
+#[test]
 fn r16_a_command_that_is_stopped_and_continued_by_others_takes_the_front_along() {
     let stub = Stub::new(First::Granted);
     let mut terminal = Terminal::shell(&stub);

@@ -39,6 +39,7 @@ mod links;
 mod private;
 mod refusals;
 mod rendered;
+mod rotation;
 mod semantics;
 mod story;
 

@@ -141,6 +141,7 @@ fn e06_nobody_extends_or_widens_a_grant_and_everybody_of_the_user_may_revoke_it(
     // Only a keeper says that, of its own grant, and there is no word for more.
     for said in [
         json!({ "verb": "command_started", "pid": member.pid() }),
+        json!({ "verb": "tell_versions" }),
         json!({ "verb": "finish", "ending": "tree_exit" }),
     ] {
         let mut request = said.clone();
