@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 3] = ["README.md", "SECURITY.md", "fs/SEMANTICS.md"];
+const DOCUMENTS: [&str; 4] = ["README.md", "SECURITY.md", "fs/SEMANTICS.md", "docs/programs.md"];
 const ROOMS: [&str; 4] = ["policy", "broker", "fs", "tests"];
 
 fn checkout() -> PathBuf {
