@@ -16,7 +16,7 @@ use kin_broker::{Class, Error, Result};
 use kin_policy::Ending;
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::unistd::{Pid, chdir, getppid, setsid};
 
 use super::broker::Broker;
@@ -316,6 +316,13 @@ impl<'a> Keeper<'a> {
         self.stop_rotating();
         if let (Some(broker), Some(_)) = (&self.broker, &self.state) {
             broker.finish(Ending::OwnerKilled);
+        }
+        // A terminal of the command's own goes with the front that held it, and the kernel's hangup is for the
+        // session's leader, which is this process (__tty_hangup, drivers/tty/tty_io.c).
+        if self.slave.is_some() && self.state.is_some() {
+            for signal in [Signal::SIGHUP, Signal::SIGCONT] {
+                let _ = killpg(Pid::from_raw(self.command.cast_signed()), signal);
+            }
         }
     }
 

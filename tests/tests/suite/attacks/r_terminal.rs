@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kin_tests::{PROMPT, Terminal, World};
+use kin_tests::{PROMPT, Terminal, World, eventually, process};
 
 /// What a person does, once with the command bare and once with `$W` before it: the screens must be the same.
 fn both(world: &World, act: impl Fn(&Terminal, &str)) {
@@ -177,8 +177,10 @@ fn r16_a_redacted_command_stops_and_goes_on() {
     terminal.sees("2up\r\n");
     terminal.types("\x1a");
     terminal.sees("Stopped");
+    let keeper = process::Process::of(world.keeper(0)).expect("a keeper");
     terminal.types("kill -9 %1; cat\n");
     terminal.is_cooked();
+    eventually("the stopped command hangs up", Duration::from_secs(5), || !keeper.is_alive());
 }
 
 #[test]
