@@ -134,7 +134,10 @@ fn a_program_that_is_gone_is_not_started_again() {
 #[test]
 fn a_stopped_command_is_left_alone_until_it_goes_on() {
     let stub = Stub::new(First::Granted);
-    let mut running = Running::start(piped(&mut shell(&stub, "restart", SERVER)));
+    let mut command = shell(&stub, "restart", SERVER);
+    // In a group of its own: this test's may be an orphaned one, in which nobody stops (setpgid(2)).
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut running = Running::start(piped(&mut command));
     let up: u32 = lines(&stub, "up", 1)[0].parse().unwrap();
     send(up, Signal::SIGSTOP);
     until("the stop", || (stat(running.pid(), 3)? == "T").then_some(()));
