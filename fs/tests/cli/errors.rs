@@ -35,7 +35,7 @@ fn z01_bad_command_lines_are_refused_in_two_lines() {
             &["frobnicate\u{1b}[31m"],
             &["--frobnicate"],
             &["list", "--frobnicate=x"],
-            &["list", "surplus"],
+            &["status", "surplus"],
             &["run"],
             &["run", "--"],
             &["run", ""],
