@@ -26,7 +26,7 @@ impl Broker {
         let method = keys::method(&self.directories)?;
         let beside = matches!(method, Some(KeyMethod::Passphrase)).then(|| files::beside(path, ".identity"));
         for path in [Some(path), beside.as_deref()].into_iter().flatten() {
-            vacant(path)?;
+            files::check_vacant(path, "backup_exists")?;
         }
         let (vault, file) = Vault::copy(&Place::of(&self.directories), &opened.identity)?;
         if let Some(beside) = &beside {
@@ -80,16 +80,4 @@ impl Broker {
         }
         Ok(restored)
     }
-}
-
-fn vacant(path: &Path) -> Result<()> {
-    if !path.is_absolute() {
-        let message = format!("{} is not an absolute path", path.display());
-        return Err(Error::new(Class::Usage, "bad_path", message));
-    }
-    if files::exists(path) {
-        let message = format!("{} is there already", path.display());
-        return Err(Error::new(Class::Denied, "backup_exists", message).hint("name a file that is not there"));
-    }
-    Ok(())
 }

@@ -44,7 +44,7 @@ impl Reading<'_> {
 
     /// Up to `size` bytes from `offset`; none beyond the end.
     pub fn range(&self, offset: u64, size: u32) -> &[u8] {
-        let bytes = self.0.0.as_ref().map_or(&[][..], Plaintext::bytes);
+        let bytes = self.whole();
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let end = start.saturating_add(size as usize).min(bytes.len());
         &bytes[start..end]

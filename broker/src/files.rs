@@ -241,6 +241,22 @@ pub fn exists(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok()
 }
 
+/// Refuses a place for a new file where one is already, by this code.
+///
+/// # Errors
+/// `bad_path` (Usage) where the path is not absolute; the code (Denied).
+pub(crate) fn check_vacant(path: &Path, code: &'static str) -> Result<()> {
+    if !path.is_absolute() {
+        let message = format!("{} is not an absolute path", path.display());
+        return Err(Error::new(Class::Usage, "bad_path", message));
+    }
+    if exists(path) {
+        let message = format!("{} is there already", path.display());
+        return Err(Error::new(Class::Denied, code, message).hint("name a file that is not there"));
+    }
+    Ok(())
+}
+
 /// A rename is durable once its directory is (fsync(2)).
 fn sync_directory(path: &Path) -> std::io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,7 +1,6 @@
 //! How do many values come in at once, and go out together? All of them or none; in the clear never.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use kin_policy::{Reference, decide_reveal};
 
@@ -253,7 +252,7 @@ impl Broker {
         let opened = self.unlock(Asker::Person, None, session_bus)?;
         let path = &request.path;
         let seal = envelope::Seal::new(&request.recipients, passphrase)?;
-        vacant(path)?;
+        files::check_vacant(path, "file_exists")?;
         let mut chosen = Vec::new();
         for reference in &request.references {
             let info = opened.vault.info(reference).ok_or_else(|| crate::vault::missing(reference))?;
@@ -271,16 +270,4 @@ impl Broker {
         files::write_atomic(path, &file)?;
         Ok(ExportMade { path: path.clone(), secrets: chosen.len() })
     }
-}
-
-fn vacant(path: &Path) -> Result<()> {
-    if !path.is_absolute() {
-        let message = format!("{} is not an absolute path", path.display());
-        return Err(Error::new(Class::Usage, "bad_path", message));
-    }
-    if files::exists(path) {
-        let message = format!("{} is there already", path.display());
-        return Err(Error::new(Class::Denied, "file_exists", message).hint("name a file that is not there"));
-    }
-    Ok(())
 }
