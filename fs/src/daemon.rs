@@ -164,7 +164,7 @@ fn serve(
         let _ = kill(Pid::this(), Signal::SIGTERM);
     })?;
     spawn("rotation", &broker, |broker| broker.tell_of_versions())?;
-    spawn("listener", &broker, move |broker| control::serve(broker, &listener))?;
+    spawn("control", &broker, move |broker| control::serve(broker, listener))?;
     ready()?;
     let told = stop.wait().map_or("unknown", |signal| signal.as_str());
     let _ = std::fs::remove_file(directories.socket());

@@ -4,10 +4,10 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::Mutex;
 
 use super::frame::{read_frame, write_frame};
 use super::peer::Peer;
@@ -28,27 +28,81 @@ const FRAME_DEADLINE: Duration = Duration::from_secs(5);
 /// What an answer consists of.
 pub(crate) type Reply = (serde_json::Value, Option<Plaintext>);
 
-/// Accepts connections for ever, each served by a thread of its own.
-pub fn serve(broker: &Arc<Broker>, listener: &UnixListener) {
-    let open = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else {
-            // EMFILE and its like pass; spinning on them would not.
-            std::thread::sleep(Duration::from_millis(50));
-            continue;
-        };
-        if open.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
-            open.fetch_sub(1, Ordering::AcqRel);
-            continue;
+/// Threads at the listener while all is quiet: a wrapped command makes two connections one after the other, and
+/// neither waits for a thread to be started.
+const AT_EASE: usize = 2;
+
+/// Accepts connections for ever. Each is served by the thread that accepted it, which first sees to it that
+/// another one is at the listener.
+pub fn serve(broker: &Arc<Broker>, listener: UnixListener) {
+    let crew = Crew { broker: broker.clone(), listener, count: Mutex::default() };
+    let crew = Arc::new(crew);
+    let mut count = crew.count.lock();
+    count.listening = 1;
+    while count.listening < AT_EASE && crew.grow(&mut count) {}
+    drop(count);
+    crew.work();
+}
+
+/// The threads that serve connections.
+struct Crew {
+    broker: Arc<Broker>,
+    listener: UnixListener,
+    count: Mutex<Count>,
+}
+
+/// What they are at.
+#[derive(Default)]
+struct Count {
+    listening: usize,
+    conversing: usize,
+}
+
+impl Crew {
+    /// One thread's life.
+    fn work(self: &Arc<Self>) {
+        loop {
+            let Ok((stream, _)) = self.listener.accept() else {
+                // EMFILE and its like pass; spinning on them would not.
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            };
+            if !self.begin() {
+                continue;
+            }
+            converse(&self.broker, stream);
+            if !self.end() {
+                return;
+            }
         }
-        let (broker, counted) = (broker.clone(), open.clone());
-        let converse = move || {
-            converse(&broker, stream);
-            counted.fetch_sub(1, Ordering::AcqRel);
-        };
-        if std::thread::Builder::new().name("control".into()).spawn(converse).is_err() {
-            open.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether this thread may leave the listener: there is another one, and not too many are away.
+    fn begin(self: &Arc<Self>) -> bool {
+        let mut count = self.count.lock();
+        if count.conversing >= MAX_CONNECTIONS || (count.listening == 1 && !self.grow(&mut count)) {
+            return false;
         }
+        count.listening -= 1;
+        count.conversing += 1;
+        true
+    }
+
+    /// Whether this thread is to go back to the listener.
+    fn end(&self) -> bool {
+        let mut count = self.count.lock();
+        count.conversing -= 1;
+        let needed = count.listening < AT_EASE;
+        count.listening += usize::from(needed);
+        needed
+    }
+
+    /// Sends one more thread to the listener.
+    fn grow(self: &Arc<Self>, count: &mut Count) -> bool {
+        let crew = self.clone();
+        let started = std::thread::Builder::new().name("control".into()).spawn(move || crew.work()).is_ok();
+        count.listening += usize::from(started);
+        started
     }
 }
 

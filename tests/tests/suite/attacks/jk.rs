@@ -145,6 +145,77 @@ fn j03_a_bad_frame_ends_its_connection_and_nothing_else() {
     assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
 }
 
+/// How many of the broker's threads serve connections, or wait for them.
+fn control_threads(broker: u32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{broker}/task")).expect("threads");
+    let names = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name == "control\n").count()
+}
+
+fn connect(world: &World) -> UnixStream {
+    let stream = UnixStream::connect(world.path("kin/run/socket")).expect("the socket");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a deadline");
+    stream
+}
+
+/// Whether the broker has closed its end.
+fn is_closed(mut stream: &UnixStream) -> bool {
+    match stream.read(&mut [0; 8]) {
+        Ok(got) => got == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn j05_a_crowd_of_connections_is_capped_and_leaves_no_threads() {
+    let world = World::ready();
+    let (member, broker) = (world.member(&[]), world.broker().pid);
+    let held: Vec<UnixStream> = (0..128).map(|_| connect(&world)).collect();
+    eventually("each has a thread, and one is at the socket", Duration::from_secs(5), || {
+        control_threads(broker) == 129
+    });
+    for _ in 0..300 {
+        assert!(is_closed(&connect(&world)), "one connection more than the broker serves");
+    }
+    assert_eq!(control_threads(broker), 129);
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    drop(held);
+    eventually("as many threads as on a quiet day", Duration::from_secs(5), || control_threads(broker) == 2);
+    world.kin(["status"]).run().exits(0);
+}
+
+#[test]
+fn j04_a_request_that_comes_in_drops_is_not_waited_for() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    let begun: Vec<UnixStream> = (0..100)
+        .map(|_| {
+            let mut stream = connect(&world);
+            stream.write_all(&[200]).expect("one byte of a frame");
+            stream
+        })
+        .collect();
+    let since = Instant::now();
+    let slowly = begun.iter().map(|stream| stream.try_clone().expect("a descriptor")).collect::<Vec<_>>();
+    let drip = std::thread::spawn(move || {
+        for _ in 0..6 {
+            std::thread::sleep(Duration::from_secs(1));
+            slowly.iter().for_each(|mut stream| drop(stream.write_all(&[0])));
+        }
+    });
+    // Meanwhile others are served.
+    world.kin(["status"]).run().exits(0);
+    assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
+    for stream in &begun {
+        // A word of why, and the end.
+        let mut said = Vec::new();
+        let _ = (&mut &*stream).read_to_end(&mut said);
+        assert!(since.elapsed() < Duration::from_secs(8), "waited for {:?}", since.elapsed());
+    }
+    assert!(since.elapsed() > Duration::from_secs(3), "a slow request has its time");
+    drip.join().expect("the writer");
+}
+
 #[test]
 fn k01_a_manifest_is_inert_until_it_is_trusted() {
     let world = World::ready();
