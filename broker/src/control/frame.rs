@@ -10,6 +10,8 @@ use crate::Plaintext;
 
 /// The most JSON that one frame may carry, in bytes.
 const MAX_DOCUMENT: usize = 8 << 20;
+/// As much room as is made for a document before any of it has come, in bytes.
+const ROOM: usize = 64 << 10;
 /// The value's length where a frame has none: an empty value is a value too.
 const NO_VALUE: u32 = u32::MAX;
 /// The most value that one frame may carry, in bytes: the largest secret.
@@ -51,7 +53,7 @@ pub fn read_frame<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Opt
         NO_VALUE => None,
         value => Some(limited(value as usize, MAX_VALUE)? as usize),
     };
-    let mut json = Vec::new();
+    let mut json = Vec::with_capacity(document.min(ROOM));
     stream.take(document as u64).read_to_end(&mut json)?;
     if json.len() != document {
         return Err(io::ErrorKind::UnexpectedEof.into());

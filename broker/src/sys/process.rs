@@ -1,5 +1,7 @@
 //! Making and hardening processes.
 
+use std::os::unix::fs::MetadataExt;
+
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{ForkResult, Pid};
@@ -9,8 +11,7 @@ use nix::unistd::{ForkResult, Pid};
 /// # Errors
 /// EAGAIN and ENOMEM of fork(2); EDEADLK where this process has more than one thread.
 pub fn fork_single_threaded() -> Result<ForkResult, Errno> {
-    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
-    if threads != 1 {
+    if !is_single_threaded() {
         return Err(Errno::EDEADLK);
     }
     // SAFETY: with one thread no lock is held by a thread that the child lacks, so the child may call
@@ -24,8 +25,7 @@ pub fn fork_single_threaded() -> Result<ForkResult, Errno> {
 /// # Errors
 /// As there.
 pub fn fork_sibling() -> Result<ForkResult, Errno> {
-    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
-    if threads != 1 {
+    if !is_single_threaded() {
         return Err(Errno::EDEADLK);
     }
     let flags = libc::CLONE_PARENT | libc::SIGCHLD;
@@ -36,6 +36,12 @@ pub fn fork_sibling() -> Result<ForkResult, Errno> {
         0 => Ok(ForkResult::Child),
         child => Ok(ForkResult::Parent { child: Pid::from_raw(child) }),
     }
+}
+
+/// A directory of threads has two links of its own and one for each of them (`proc_task_getattr`,
+/// fs/proc/base.c).
+fn is_single_threaded() -> bool {
+    std::fs::metadata("/proc/self/task").is_ok_and(|threads| threads.nlink() == 3)
 }
 
 /// Forks a test's process, where the test runner's other threads do nothing but wait for this one.
@@ -63,4 +69,17 @@ pub fn harden() -> Result<(), Errno> {
 pub fn ignore(which: Signal) -> Result<(), Errno> {
     // SAFETY: SIG_IGN runs no code of ours.
     unsafe { signal(which, SigHandler::SigIgn) }.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_forks_beside_other_threads() {
+        // A test runs beside its runner's main thread.
+        assert!(!is_single_threaded());
+        assert_eq!(fork_single_threaded().err(), Some(Errno::EDEADLK));
+        assert_eq!(fork_sibling().err(), Some(Errno::EDEADLK));
+    }
 }

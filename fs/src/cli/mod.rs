@@ -128,10 +128,29 @@ struct Format {
     json: bool,
 }
 
+/// `kin run` alone, as [`Cli`] has it among the others.
+#[derive(Parser)]
+#[command(disable_help_flag = true)]
+struct Wrapped {
+    #[command(flatten)]
+    arguments: run::Arguments,
+}
+
+/// Every wrapped command waits for the parser of `kin run`: where that one takes the line, the definitions of
+/// all the others, which cost more than what is done with them, are not made. What it does not take is for the
+/// whole to say.
+fn parse(arguments: &[OsString]) -> clap::error::Result<Cli> {
+    let wraps = arguments.get(1).is_some_and(|verb| verb == "run");
+    match wraps.then(|| Wrapped::try_parse_from(&arguments[1..])) {
+        Some(Ok(Wrapped { arguments })) => Ok(Cli { verb: Verb::Run(arguments) }),
+        _ => Cli::try_parse_from(arguments),
+    }
+}
+
 /// Parses the command line, does what it says, and answers with the exit code.
 pub(crate) fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    match Cli::try_parse_from(&arguments) {
+    match parse(&arguments) {
         Ok(cli) => {
             let json = cli.verb.json();
             start(cli.verb).unwrap_or_else(|error| output::fail(&error, json))
