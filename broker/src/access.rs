@@ -76,13 +76,13 @@ impl From<Refusal> for Halt {
 
 /// One question, answered.
 struct Judged {
-    asker: Asker,
+    subject: Subject,
     unhashed: Option<Unhashed>,
     decision: Decision,
 }
 
 /// All that is known of who asks.
-struct Asker {
+struct Subject {
     known: Result<Arc<Known>, Unidentified>,
     /// Its way up as it is now, where the file is for some levels alone.
     again: Option<Result<Lineage, Unidentified>>,
@@ -92,7 +92,7 @@ struct Asker {
     exe: Option<Exe>,
 }
 
-impl Asker {
+impl Subject {
     fn reader(&self) -> Reader<'_> {
         let (again, known) = (self.again.as_ref(), self.known.as_ref());
         let lineage = again.map_or(known.map(|known| known.lineage()), Result::as_ref);
@@ -166,8 +166,8 @@ impl Broker {
     pub fn names(&self, caller: Caller, project: &DirectoryName) -> Result<Vec<FileName>, Refusal> {
         let judged = self.judge(caller, Action::Look, project, None, None);
         let _ = self.permit_of(&judged, caller, project, None, Op::Opendir)?;
-        let elsewhere = judged.asker.elsewhere();
-        let Some(live) = judged.asker.live else { return Err(Refusal::Broken) };
+        let elsewhere = judged.subject.elsewhere();
+        let Some(live) = judged.subject.live else { return Err(Refusal::Broken) };
         let anywhere = |file: &&FileName| live.grant.behind(file).all(|b| b.namespaces == Reach::Any);
         Ok(live.grant.names().filter(|file| !elsewhere || anywhere(file)).cloned().collect())
     }
@@ -208,10 +208,10 @@ impl Broker {
         }
         let permit = self.permit_of(&judged, caller, project, Some(file), op)?;
         // One snapshot of the vault, so that the versions in the record are those that are unsealed.
-        let vault = self.vault().ok_or_else(|| judged.asker.withheld())?;
+        let vault = self.vault().ok_or_else(|| judged.subject.withheld())?;
         let versions = versions(&permit, &vault)?;
         let logged = self.log(permit, &versions, &judged, caller, file, op)?;
-        let live = judged.asker.live.ok_or(Refusal::Broken)?;
+        let live = judged.subject.live.ok_or(Refusal::Broken)?;
         let value = match live.rendered(file) {
             Some(rendered) => rendered.render(&live.grant, file, &vault, &logged)?,
             None => vault.unseal(&logged).map_err(|error| unsealing(&error))?,
@@ -232,12 +232,12 @@ impl Broker {
         file: &FileName,
         op: Op,
     ) -> Result<Logged<Permit>, Refusal> {
-        let (Ok(known), Some(live)) = (&judged.asker.known, &judged.asker.live) else {
+        let (Ok(known), Some(live)) = (&judged.subject.known, &judged.subject.live) else {
             return Err(Refusal::Broken);
         };
         let (program, project) = (known.program(), &live.grant.project);
         let reader = facts(known, &program, caller);
-        let (grant, elsewhere) = (live.grant.id, judged.asker.elsewhere());
+        let (grant, elsewhere) = (live.grant.id, judged.subject.elsewhere());
         let event = match versions {
             [(reference, version)] if live.rendered(file).is_none() => {
                 let version = *version;
@@ -246,7 +246,7 @@ impl Broker {
             references => Event::AllowRendered { grant, project, file, references, elsewhere, reader },
         };
         let still_valid =
-            || match judged.asker.decided(Action::Open, project, Some(file), self.autolock.has_locked()) {
+            || match judged.subject.decided(Action::Open, project, Some(file), self.autolock.has_locked()) {
                 Decision::Permit(_) => Ok(()),
                 Decision::Deny(denial) => Err(denial),
             };
@@ -273,7 +273,7 @@ impl Broker {
         page_cache: PageCache,
         exe: Option<Exe>,
     ) -> Result<Reading<'d>, Halt> {
-        let (project, file) = (&delivery.project, Some(&delivery.file));
+        let (project, file) = (&delivery.live.grant.project, Some(&delivery.file));
         // All handles of a file fill one cache: what is in it is of one version, the newest.
         let page_cache = match page_cache {
             PageCache::Private if !self.is_newest(delivery) => PageCache::Shared,
@@ -305,7 +305,7 @@ impl Broker {
     ) -> Result<(Arc<LiveGrant>, Permit), Refusal> {
         let judged = self.judge(caller, action, project, file, None);
         let permit = self.permit_of(&judged, caller, project, file, op)?;
-        judged.asker.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
+        judged.subject.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
     }
 
     fn judge(
@@ -332,8 +332,12 @@ impl Broker {
             }
             (exe, _) => (exe, None),
         };
-        let asker = Asker { known, again, live, namespaces, exe };
-        Judged { decision: asker.decided(action, project, file, self.autolock.has_locked()), asker, unhashed }
+        let subject = Subject { known, again, live, namespaces, exe };
+        Judged {
+            decision: subject.decided(action, project, file, self.autolock.has_locked()),
+            subject,
+            unhashed,
+        }
     }
 
     /// The reader's way up as it is now, where what was proven once is not enough:
@@ -379,10 +383,10 @@ impl Broker {
         op: Op,
     ) {
         let (program, nobody) = (
-            judged.asker.known.as_ref().map(|known| known.program()).unwrap_or_default(),
+            judged.subject.known.as_ref().map(|known| known.program()).unwrap_or_default(),
             Ancestry::default(),
         );
-        let reader = match &judged.asker.known {
+        let reader = match &judged.subject.known {
             Ok(known) => facts(known, &program, caller),
             Err(_) => ReaderFacts {
                 tid: Tid::new(caller.tid),
@@ -399,7 +403,7 @@ impl Broker {
             project: project.as_str().as_bytes(),
             file: file.map(|file| file.as_str().as_bytes()),
             reference: reference.as_ref(),
-            grant: judged.asker.live.as_ref().map(|live| live.grant.id),
+            grant: judged.subject.live.as_ref().map(|live| live.grant.id),
             reason: denial.reason(),
             reader,
         });

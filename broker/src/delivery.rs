@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kin_policy::{DirectoryName, FileName, Reference};
+use kin_policy::{FileName, Reference};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::grants::LiveGrant;
@@ -14,8 +14,6 @@ use crate::sys::memory::Plaintext;
 pub struct Delivery {
     /// The grant that it was opened under.
     pub live: Arc<LiveGrant>,
-    /// The project's directory.
-    pub project: DirectoryName,
     /// The file.
     pub file: FileName,
     /// The secrets that it is of, and their versions.
@@ -60,8 +58,7 @@ impl Delivery {
         value: Plaintext,
     ) -> Arc<Self> {
         let (number, value) = (AtomicU64::new(0), RwLock::new(Held(Some(value))));
-        let project = live.grant.project.clone();
-        let delivery = Arc::new(Self { live: live.clone(), project, file, versions, number, value });
+        let delivery = Arc::new(Self { live: live.clone(), file, versions, number, value });
         live.delivered(&delivery);
         delivery
     }
