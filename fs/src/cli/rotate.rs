@@ -7,8 +7,8 @@ use kin_broker::Result;
 use kin_broker::control::protocol::{NewVersion, Question, SecretInfo};
 use kin_broker::paths::Directories;
 
-use super::set::{Source, quiet_reference, store};
-use super::{Format, connect, duration, select, unlock};
+use super::set::{Facts, Source, quiet_reference, store};
+use super::{Format, connect, unlock};
 
 /// Store a new version of a secret that is there
 ///
@@ -26,29 +26,20 @@ pub(super) struct Arguments {
     reference: OsString,
     #[command(flatten)]
     source: Source,
-    /// When it should be replaced again, from now: 30d, 12h
-    #[arg(long, value_name = "D")]
-    expires: Option<OsString>,
-    /// A note for people, which is no secret
-    #[arg(long, value_name = "T")]
-    note: Option<String>,
-    /// What it can be found by, beside what it had
-    #[arg(long, value_name = "KEY=TEXT", value_parser = select::attribute)]
-    attr: Vec<(String, String)>,
+    #[command(flatten)]
+    facts: Facts,
     #[command(flatten)]
     pub(super) format: Format,
 }
 
 pub(super) fn answer(arguments: Arguments) -> Result<()> {
     let reference = quiet_reference(&arguments.reference)?;
-    let expires_s = arguments.expires.as_deref().map(duration::rotation).transpose()?;
+    let facts = arguments.facts.of(reference.clone())?;
     let mut client = connect::to_broker(&Directories::from_environment()?)?;
     let question = Question::Show { reference: reference.clone() };
     let old: SecretInfo = unlock::asking(&mut client, |client| client.ask(question.clone()))?;
     let again = !arguments.source.is_given() && old.generated.is_some();
     let value = if again { None } else { arguments.source.value(&reference)? };
-    let (generate, note) = (arguments.source.into_generate(), arguments.note);
-    let attributes = arguments.attr.into_iter().collect();
-    let new = NewVersion { reference, generate, note, expires_s, attributes, rotate: true };
+    let new = NewVersion { generate: arguments.source.into_generate(), rotate: true, ..facts };
     store(&mut client, new, value.as_ref(), arguments.format)
 }

@@ -30,6 +30,15 @@ pub(super) struct Arguments {
     reference: OsString,
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    facts: Facts,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+/// What is known of a version beside its value.
+#[derive(Args)]
+pub(super) struct Facts {
     /// When it should be replaced, from now: 30d, 12h. It is said when it is due; nothing stops working
     #[arg(long, value_name = "D")]
     expires: Option<OsString>,
@@ -39,8 +48,6 @@ pub(super) struct Arguments {
     /// What it can be found by, which is no secret; may be given more than once
     #[arg(long, value_name = "KEY=TEXT", value_parser = select::attribute)]
     attr: Vec<(String, String)>,
-    #[command(flatten)]
-    pub(super) format: Format,
 }
 
 /// Where a value comes from.
@@ -61,13 +68,23 @@ pub(super) struct Source {
 pub(super) fn answer(arguments: Arguments) -> Result<()> {
     let reference = quiet_reference(&arguments.reference)?;
     let directories = Directories::from_environment()?;
-    let expires_s = arguments.expires.as_deref().map(duration::rotation).transpose()?;
+    let facts = arguments.facts.of(reference.clone())?;
     let value = arguments.source.value(&reference)?;
-    let (generate, note) = (arguments.source.generate, arguments.note);
-    let attributes = arguments.attr.into_iter().collect();
-    let new = NewVersion { reference, generate, note, expires_s, attributes, rotate: false };
+    let new = NewVersion { generate: arguments.source.generate, ..facts };
     let mut client = connect::to_broker(&directories)?;
     store(&mut client, new, value.as_ref(), arguments.format)
+}
+
+impl Facts {
+    /// The question for a version of the secret with these facts, which is no rotation and that nobody makes.
+    ///
+    /// # Errors
+    /// `bad_time`.
+    pub(super) fn of(self, reference: Reference) -> Result<NewVersion> {
+        let expires_s = self.expires.as_deref().map(duration::rotation).transpose()?;
+        let attributes = self.attr.into_iter().collect();
+        Ok(NewVersion { reference, generate: None, note: self.note, expires_s, attributes, rotate: false })
+    }
 }
 
 /// Stores a version, and says which.
