@@ -172,6 +172,26 @@ fn both() -> [House; 2] {
 }
 
 #[test]
+fn a_grant_has_so_many_files_open_and_no_more() {
+    let house = House::new(Choice::Auto);
+    let (hoarder, other) = (Tree::new(), Tree::new());
+    let grants = [&hoarder, &other].map(|tree| house.grant(tree, None).unwrap());
+    let caller = Caller { tid: hoarder.leaf, uid: 0, mount: None };
+    let (project, file) = (DirectoryName::new("api").unwrap(), FileName::new("DB").unwrap());
+    let open = || house.broker.open(caller, &project, &file, None);
+    let mut held: Vec<_> = (0..OPEN_FILES).map(|_| open().unwrap()).collect();
+    assert_eq!(open().map(drop).map_err(refusal), Err(Refusal::Denied(Denial::TooManyOpen)));
+    // It is nobody else's loss, what is open can be read, and what is closed makes room.
+    assert_eq!(house.open(other.leaf, "DB"), Ok(VALUE.to_vec()));
+    let first = house.broker.read(caller, &held[0], PageCache::Unused, None).unwrap();
+    assert_eq!(first.whole(), VALUE);
+    drop(first);
+    held.pop();
+    assert_eq!(house.open(hoarder.leaf, "DB"), Ok(VALUE.to_vec()));
+    assert_eq!((house.events("open.deny"), grants[0].open_deliveries()), (1, OPEN_FILES - 1));
+}
+
+#[test]
 fn a_member_is_delivered_and_an_outsider_is_not() {
     for house in both() {
         let tree = Tree::new();

@@ -306,6 +306,11 @@ impl LiveGrant {
         }
     }
 
+    /// How many of its deliveries are open.
+    pub fn open_deliveries(&self) -> usize {
+        self.deliveries.lock().len()
+    }
+
     /// Forgets a delivery that was closed.
     pub fn closed(&self, number: u64) {
         self.deliveries.lock().remove(&number);

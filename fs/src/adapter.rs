@@ -89,9 +89,12 @@ impl Adapter {
 }
 
 impl Filesystem for Adapter {
-    /// Without FUSE_ASYNC_DIO an io_uring read that comes up short repeats what it has.
+    /// Without FUSE_ASYNC_DIO an io_uring read that comes up short repeats what it has. A RELEASE is a background
+    /// request, of which the kernel lets few wait beside the others (fuse_simple_background, fs/fuse/dev.c): among
+    /// hundreds of readers it would come minutes late, and its value stay as long.
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
+        let _ = config.set_max_background(u16::MAX);
         Ok(())
     }
 

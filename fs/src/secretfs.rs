@@ -273,6 +273,7 @@ fn errno(refusal: Refusal) -> Errno {
             Denial::PageCacheFill => Errno::EINVAL,
             Denial::NoBinding => Errno::ENOENT,
             Denial::Suspended => Errno::ENOKEY,
+            Denial::TooManyOpen => Errno::ENFILE,
             Denial::Unidentified(_)
             | Denial::OutsideTree
             | Denial::Orphan

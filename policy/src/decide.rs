@@ -179,6 +179,8 @@ pub enum Denial {
     WindowClosed,
     /// It was opened as often as it may be.
     MaxOpens,
+    /// As many files are open as values are held for.
+    TooManyOpen,
     /// Everything would be well, but the vault locked itself and waits for a person.
     Suspended,
 }
@@ -206,6 +208,7 @@ impl Denial {
             Self::TooFar => "too_far",
             Self::WindowClosed => "window_closed",
             Self::MaxOpens => "max_opens",
+            Self::TooManyOpen => "too_many_open",
             Self::Suspended => "vault_locked",
         }
     }

@@ -6,6 +6,7 @@
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
 use parking_lot::Mutex;
@@ -15,6 +16,9 @@ use zeroize::Zeroize;
 const SLOT: usize = 4096;
 /// Slots in the pool: 1 MiB of the 8 MiB that `RLIMIT_MEMLOCK` commonly allows.
 const SLOTS: usize = 256;
+
+/// Bytes mapped for values beside the pool.
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes of a secret. Not `Debug`, `Display`, `Clone` or `Serialize`: it cannot slip into a message.
 ///
@@ -51,6 +55,7 @@ impl Plaintext {
         }
         let mapped = len.max(1).next_multiple_of(SLOT);
         let (start, _) = map_private(mapped);
+        MAPPED.fetch_add(mapped, Ordering::Relaxed);
         Self { start, len, place: Place::Own { mapped } }
     }
 
@@ -107,9 +112,15 @@ impl Drop for Plaintext {
             Place::Own { mapped } => {
                 // SAFETY: the mapping was made by `zeroed` with this length, and nothing refers to it now.
                 let _ = unsafe { munmap(self.start.cast(), mapped) };
+                MAPPED.fetch_sub(mapped, Ordering::Relaxed);
             }
         }
     }
+}
+
+/// How much memory values take beside the pool, in bytes.
+pub fn mapped() -> usize {
+    MAPPED.load(Ordering::Relaxed)
 }
 
 /// Whether the pool's pages are locked, which `RLIMIT_MEMLOCK` may forbid: `kin doctor` says so.
@@ -183,6 +194,7 @@ mod tests {
     #[test]
     fn a_full_pool_falls_back_to_mappings() {
         let values: Vec<_> = (0..SLOTS + 8).map(|n| Plaintext::copy_of(&[n as u8; 8])).collect();
+        assert!(mapped() >= 8 * SLOT, "{}", mapped());
         assert!(values.iter().enumerate().all(|(n, value)| value.bytes() == [n as u8; 8]));
     }
 
