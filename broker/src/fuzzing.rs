@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kin_policy::{Pid, Process};
 
@@ -13,6 +14,7 @@ use crate::control::protocol::{Answer, GrantRequest, Question, Request};
 use crate::control::{read_frame, write_frame};
 use crate::keys::{Identity, age_file, authenticate};
 use crate::manifest::Manifest;
+use crate::redaction::{Patterns, Redactor};
 use crate::vault::{Place, Vault};
 use crate::{Plaintext, manifest};
 
@@ -32,11 +34,14 @@ pub enum Target {
     Record,
     /// What comes through the control socket, either way.
     Frame,
+    /// Values, and an output that is cut into pieces.
+    Redactor,
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Container, Self::Payload, Self::Manifest, Self::Record, Self::Frame];
+    pub const ALL: [Self; 6] =
+        [Self::Container, Self::Payload, Self::Manifest, Self::Record, Self::Frame, Self::Redactor];
 
     /// The word for it.
     pub const fn name(self) -> &'static str {
@@ -46,6 +51,7 @@ impl Target {
             Self::Manifest => "manifest",
             Self::Record => "record",
             Self::Frame => "frame",
+            Self::Redactor => "redactor",
         }
     }
 
@@ -57,6 +63,7 @@ impl Target {
             Self::Manifest => MANIFESTS.iter().map(|text| text.as_bytes().to_vec()).collect(),
             Self::Record => vec![LOG.with(|log| log.get_or_init(Log::new).text.clone())],
             Self::Frame => frames(),
+            Self::Redactor => OUTPUTS.iter().map(|output| output.to_vec()).collect(),
         }
     }
 
@@ -68,6 +75,7 @@ impl Target {
             Self::Manifest => PROJECT.with(|project| reads_manifest(project.get_or_init(Folder::new), bytes)),
             Self::Record => LOG.with(|log| log.get_or_init(Log::new).verifies(bytes)),
             Self::Frame => understands_frame(bytes),
+            Self::Redactor => masks(bytes),
         }
     }
 }
@@ -281,6 +289,42 @@ fn understands_frame(bytes: &[u8]) -> bool {
     matches!(read_frame::<Request>(&mut &bytes[..]), Ok(Some(_)))
 }
 
+/// How many cuts; how far each is from the one before; two values of a line; the output.
+const OUTPUTS: [&[u8]; 3] = [
+    b"\x03\x05\x01\x20hunter2hunter2 ter2-tail-of-it\nlogin hunter2hunter2-tail-of-it and hunter2hunte",
+    b"\x02\x08\x08hunter2hunter2 \xff\xfe\xfd\xfc\x00\x01\x02\x03\naHVudGVyMmh1bnRlcjI= \xff\xfe\xfd\xfc\x00\x01\x02\x03",
+    b"\x00aaaaaaaa aaaaaaaab\naaaaaaaaaaaaaaaab 68756e7465723268 %61aaaaaaa",
+];
+
+/// Cut into pieces an output is masked as in one piece; whether anything of it was.
+fn masks(bytes: &[u8]) -> bool {
+    let Some((cuts, rest)) =
+        bytes.split_first().and_then(|(count, rest)| rest.split_at_checked((*count).into()))
+    else {
+        return false;
+    };
+    let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { return false };
+    let (values, text) = (&rest[..end], &rest[end + 1..]);
+    let values =
+        values.split(|byte| *byte == b' ').zip(["A", "B", "C", "D"]).map(|(value, name)| (name, value));
+    let (patterns, _) = Patterns::new(values).expect("within its limits");
+    let patterns = Arc::new(patterns);
+    let masked = |cuts: &[u8]| {
+        let (mut redactor, mut output, mut rest) = (Redactor::new(patterns.clone()), Vec::new(), text);
+        for cut in cuts {
+            let (piece, after) = rest.split_at(rest.len().min((*cut).into()));
+            redactor.feed(piece, &mut output);
+            rest = after;
+        }
+        redactor.feed(rest, &mut output);
+        redactor.finish(&mut output);
+        output
+    };
+    let whole = masked(&[]);
+    assert!(masked(cuts) == whole, "the pieces are masked in another way than the whole");
+    whole != text
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -384,5 +428,10 @@ mod tests {
     #[test]
     fn j09_any_bytes_are_a_frame_or_are_refused() {
         run(Target::Frame);
+    }
+
+    #[test]
+    fn r01_any_output_is_masked_in_pieces_as_it_is_in_one() {
+        run(Target::Redactor);
     }
 }

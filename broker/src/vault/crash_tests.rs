@@ -266,10 +266,11 @@ fn record() -> Recording {
 }
 
 impl Recording {
-    /// What is wrong after a cut at some moment, where the disk never did the steps that `forgotten` picks.
-    fn violation(&self, forgotten: impl Fn(&Step) -> bool) -> Option<String> {
+    /// How many states a cut at any moment may leave, or what is wrong with one; the disk never did the steps that
+    /// `forgotten` picks.
+    fn replay(&self, forgotten: impl Fn(&Step) -> bool) -> Result<usize, String> {
         let mut power = Power::default();
-        let (mut acknowledged, mut seen) = (None, BTreeSet::new());
+        let (mut acknowledged, mut seen, mut states) = (None, BTreeSet::new(), 0);
         for (at, step) in self.steps.iter().enumerate() {
             match step {
                 Step::Acknowledged(done) => {
@@ -281,12 +282,14 @@ impl Recording {
             }
             let Some(done) = acknowledged else { continue };
             let new = power.after_a_cut().into_iter().filter(|files| seen.insert(files.clone()));
-            let states: Vec<_> = new.collect();
-            if let Some(why) = states.iter().find_map(|files| self.wrong(files, done)) {
-                return Some(format!("after step {at}, {step:?}: {why}"));
+            for files in new.collect::<Vec<_>>() {
+                states += 1;
+                if let Some(why) = self.wrong(&files, done) {
+                    return Err(format!("after step {at}, {step:?}: {why}"));
+                }
             }
         }
-        None
+        Ok(states)
     }
 
     /// Lays out what the cut left.
@@ -347,7 +350,10 @@ fn write_private(path: &Path, content: &[u8]) {
 
 #[test]
 fn x02_a_power_cut_at_any_moment_leaves_the_old_vault_or_the_new() {
-    assert_eq!(record().violation(|_| false), None);
+    let recording = record();
+    let states = recording.replay(|_| false).unwrap_or_else(|why| panic!("{why}"));
+    assert!(states > 100, "only {states} states");
+    eprintln!("x02: writes={} steps={} states={states} torn=0 lost=0", WRITES.len(), recording.steps.len());
 }
 
 #[test]
@@ -362,12 +368,12 @@ fn x02_a_sync_that_was_forgotten_is_caught() {
     let (config, vault, anchor) =
         (directories.key_config(), directories.vault_file(), directories.vault_anchor());
     for file in [&vault, &anchor, &next(anchor.clone()), &next(config.clone()), &config] {
-        let found = recording.violation(|step| matches!(step, Step::Sync(of) if made(*of, file)));
-        assert!(found.is_some(), "without a sync of {}", file.display());
+        let found = recording.replay(|step| matches!(step, Step::Sync(of) if made(*of, file)));
+        assert!(found.is_err(), "without a sync of {}", file.display());
     }
     for directory in [&directories.data, &directories.state, &directories.config] {
-        let found = recording.violation(|step| matches!(step, Step::SyncDirectory(of) if of == directory));
-        assert!(found.is_some(), "without a sync of {}", directory.display());
+        let found = recording.replay(|step| matches!(step, Step::SyncDirectory(of) if of == directory));
+        assert!(found.is_err(), "without a sync of {}", directory.display());
     }
 }
 
@@ -462,13 +468,16 @@ fn a_write_fails(which: usize, at: usize, errno: i32) -> bool {
 
 #[test]
 fn x03_a_failing_disk_is_a_storage_error_and_leaves_a_whole_vault() {
+    // Every operation with one of them; with the others every third, where `scripts/soak` does not ask for all.
+    let others = if std::env::var_os("KIN_SOAK").is_some() { 1 } else { 3 };
+    let mut failures = 0;
     for which in (0..WRITES.len()).filter(|which| !WRITES[..*which].contains(&WRITES[*which])) {
-        // Every operation with one of them; with the others every third.
-        for (errno, step) in
-            [(libc::ENOSPC, 1), (libc::EIO, 3), (libc::EDQUOT, 3), (libc::EROFS, 3), (libc::EINTR, 3)]
-        {
+        for errno in [libc::ENOSPC, libc::EIO, libc::EDQUOT, libc::EROFS, libc::EINTR] {
+            let step = if errno == libc::ENOSPC { 1 } else { others };
             let needed = (0..400).step_by(step).find(|at| !a_write_fails(which, *at, errno)).expect("an end");
             assert!(needed >= 12, "{needed} operations are too few for two files and two directories");
+            failures += needed / step;
         }
     }
+    eprintln!("x03: operations failed={failures} torn=0 lost=0");
 }

@@ -34,9 +34,7 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     let question = Question::Init { method: method.clone() };
     let mut client = connect::to_broker(&directories)?;
     let made: VaultMade = client.ask_with(question, secret.as_ref())?;
-    if let Some(warning) = key::warning(&method) {
-        output::note(&format!("warning: {warning}"));
-    }
+    key::warn(&method, None);
     if arguments.format.json {
         return output::json(&made);
     }

@@ -132,3 +132,10 @@ pub(super) fn warning(method: &KeyMethod) -> Option<&'static str> {
         "any program of yours can ask an unlocked keyring for the key, and open the vault without kin",
     )
 }
+
+/// Says it once: when the identity comes to this place, and not where it was there `before`.
+pub(super) fn warn(method: &KeyMethod, before: Option<&KeyMethod>) {
+    if let Some(warning) = warning(method).filter(|_| before != Some(method)) {
+        output::note(&format!("warning: {warning}"));
+    }
+}

@@ -239,6 +239,7 @@ fn restore(arguments: &Restore) -> Result<()> {
         terminal.confirm("Give it a new identity, and put it in the place of the vault?")?;
     }
     let made = ask(true)?;
+    key::warn(&made.key, None);
     match arguments.format.json {
         true => output::json(&made),
         false => rekey::say(&made),

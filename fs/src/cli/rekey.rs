@@ -41,6 +41,7 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     let question = Question::Rekey { method };
     let made: Rekeyed =
         unlock::asking(&mut client, |client| client.ask_with(question.clone(), secret.as_ref()))?;
+    key::warn(&made.key, now.as_ref());
     if arguments.format.json {
         return output::json(&made);
     }
@@ -57,8 +58,5 @@ pub(super) fn say(made: &Rekeyed) -> Result<()> {
     output::line(&format!("the vault has a new identity, and {} secrets", made.secrets))?;
     output::line(&format!("recipient {}", output::printable(recipient)))?;
     output::line(&key::protects(&made.key))?;
-    if let Some(warning) = key::warning(&made.key) {
-        output::note(&format!("warning: {warning}"));
-    }
     Ok(())
 }

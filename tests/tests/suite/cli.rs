@@ -1,9 +1,10 @@
 //! Do the commands do what their help says? Vault, looking, starting and stopping.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kin_tests::{Actor, World, mount, record};
+use kin_tests::{Actor, Output, World, mount, record};
 
 use crate::{DATABASE, database};
 
@@ -104,8 +105,8 @@ fn a_vault_with_a_passphrase_opens_with_it_alone() {
     assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
 }
 
-/// The script of a session with a keyring of its own, `$1` kin and `$2` the file with the value.
-const KEYRING_SESSION: &str = r#"
+/// The beginning of a script, for a session with a keyring of its own.
+const KEYRING: &str = r#"
 printf %s password | gnome-keyring-daemon --foreground --unlock --components=secrets >/dev/null 2>&1 &
 keyring=$!
 trap 'kill $keyring' EXIT
@@ -116,6 +117,10 @@ until ask | grep -q true; do
     tries=$((tries + 1)); test $tries -lt 100
     sleep 0.1
 done
+"#;
+
+/// What is done in such a session, `$1` kin and `$2` the file with the value.
+const KEPT_BY_THE_KEYRING: &str = r#"
 "$1" init --keyring >&2
 "$1" set db/url --stdin < "$2" >&2
 "$1" trust --yes >&2
@@ -132,14 +137,39 @@ fn the_keyring_of_the_session_keeps_the_identity() {
     let value = world.canary();
     let file = world.path("value");
     std::fs::write(&file, &value).expect("a file");
-    let session = ["--", "sh", "-ec", KEYRING_SESSION, "sh"];
-    let command = world.other("dbus-run-session", session).args([kin_tests::binary(), file]);
-    let output = command.within(Duration::from_secs(40)).run().exits(0);
+    let output = in_a_session_with_a_keyring(&world, KEPT_BY_THE_KEYRING, &file);
     assert_eq!(output.text(), format!("{value}{value}"));
     // Without the session the identity is out of reach: no fallback, no wait.
     let start = Instant::now();
     world.kin(["run", "--", "true"]).run().refuses(4, &[]);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+fn in_a_session_with_a_keyring(world: &World, script: &str, file: &Path) -> Output {
+    let script = [KEYRING, script].concat();
+    let command = world.other("dbus-run-session", ["--", "sh", "-ec", &script, "sh"]);
+    command.args([kin_tests::binary().as_path(), file]).within(Duration::from_secs(40)).run().exits(0)
+}
+
+/// A vault whose key comes into the keyring twice, and is used: `$1` is kin, and what it says goes to standard output
+/// by turns, each under a line that names it.
+const WARNED_OF_THE_KEYRING: &str = r#"
+for turn in "init --keyring" "set a --generate hex:32" "trust --yes" lock unlock "rekey --keyring" "list" "run -- true" stop \
+    "run -- true" "rekey --key-file $KIN_HOME/key" "rekey --keyring --json" stop; do
+    echo "== $turn"
+    "$1" $turn 2>&1
+done
+"#;
+
+#[test]
+fn a_key_that_comes_into_the_keyring_is_warned_of_once() {
+    let world = World::new();
+    world.manifest("schema = 1\n[project]\nname = \"api\"\n[bindings]\n");
+    let said = in_a_session_with_a_keyring(&world, WARNED_OF_THE_KEYRING, Path::new("/dev/null")).text();
+    let turns = said.split("== ").filter(|turn| turn.contains("any program of yours can ask"));
+    let turns: Vec<_> = turns.map(|turn| turn.lines().next().unwrap_or_default()).collect();
+    assert_eq!(turns, ["init --keyring", "rekey --keyring --json"], "{said}");
+    assert_eq!(said.matches("warning: any program of yours can ask").count(), turns.len(), "{said}");
 }
 
 #[test]
