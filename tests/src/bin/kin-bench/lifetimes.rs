@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::children::{self, Responder};
-use crate::statistics::{median, percentile};
+use crate::statistics::{median, nanoseconds, percentile};
 use crate::world::{FILE, World};
 
 const PAIRS: usize = 100;
@@ -33,10 +33,6 @@ pub(crate) fn run_true(world: &World) -> Result<Run> {
         }
     }
     Ok(Run { bare_ns: median(&mut bare)?, added_ns: median(&mut added)? })
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// From the last thing a command does, under `--end-with-child`, until the first refused open of a child

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout)] // Printing is what it is for.
 
+mod audit;
 mod check;
 mod children;
 mod floor;
@@ -16,6 +17,7 @@ mod redaction;
 mod report;
 mod roles;
 mod statistics;
+mod vault;
 mod world;
 
 use std::path::PathBuf;
@@ -105,6 +107,10 @@ fn measure(options: &Options) -> Result<()> {
     report.crowd = load::crowd(&options.kin)?;
     progress("a flood of denials");
     report.flood = load::flood(&options.kin)?;
+    progress("a million records");
+    report.audit = audit::measure(&options.kin)?;
+    progress("10,000 secrets");
+    report.scale = vault::measure()?;
     println!("{}", if options.json { report.json().to_string() } else { report.table() });
     Ok(())
 }

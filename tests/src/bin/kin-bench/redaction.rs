@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::Result;
 use crate::children;
+use crate::statistics::nanoseconds;
 use crate::world::World;
 
 /// Secrets, each of 43 characters, which are looked for in every form.
@@ -77,7 +78,7 @@ fn stream(command: &mut Command, at_the_end: impl Fn() -> Result<f64>) -> Result
     let found = at_the_end()?;
     drop(child.stdin.take());
     children::end(&mut child, children::DEADLINE);
-    Ok((u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), found))
+    Ok((nanoseconds(took), found))
 }
 
 /// VmHWM (proc_pid_status(5)) of the largest redactor, in MiB. Its parent, the zygote, is the broker's child.

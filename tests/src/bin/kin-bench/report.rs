@@ -4,11 +4,13 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use crate::audit::{self, Audit};
 use crate::lifetimes::{Run, Withdrawal};
 use crate::load::{Crowd, Flood};
 use crate::opens::{First, Warm};
 use crate::record::VerifyRate;
 use crate::redaction::Flow;
+use crate::vault::Scale;
 
 /// Everything that was measured.
 #[derive(Default)]
@@ -35,6 +37,10 @@ pub(crate) struct Report {
     pub(crate) flow: Flow,
     /// The record.
     pub(crate) verify: VerifyRate,
+    /// A long record.
+    pub(crate) audit: Audit,
+    /// A large vault.
+    pub(crate) scale: Scale,
     /// The broker's memory.
     pub(crate) idle_rss_mib: f64,
     /// Warm opens, with the /proc fallback forced.
@@ -68,6 +74,13 @@ impl Report {
         put("redact_ratio".into(), ratio(self.flow.redacted_ns, self.flow.floor_ns));
         put("redact_rss_mib".into(), self.flow.rss_mib);
         put("audit_verify_per_s".into(), self.verify.per_s);
+        put("audit_append_us".into(), us(self.audit.append_ns));
+        put("audit_write_us".into(), us(self.audit.write_ns));
+        put("audit_query_1m_ms".into(), ms(self.audit.slower_ns()));
+        put("audit_read_1m_ms".into(), ms(self.audit.read_ns));
+        put("unlock_10k_ms".into(), ms(self.scale.derive_ns + self.scale.open_ns));
+        put("derive_ms".into(), ms(self.scale.derive_ns));
+        put("set_10k_ms".into(), ms(self.scale.set_ns));
         put("idle_rss_mib".into(), self.idle_rss_mib);
         put("flood_p99_ratio".into(), ratio(self.flood.during_ns, self.flood.quiet_ns));
         if let Some(crowd) = &self.crowd {
@@ -99,7 +112,7 @@ impl Report {
             line(&mut text, "identity: ", identity);
             first.iter().for_each(|first| line(&mut text, "  ", &first_row(first)));
         }
-        text + &self.sentences() + &self.load()
+        text + &self.sentences() + &self.load() + &self.sizes()
     }
 
     fn load(&self) -> String {
@@ -119,6 +132,34 @@ impl Report {
             "\n{crowd}\n\
              p99 of it while an outsider is denied 5,000 opens a second, and without: \
              {during:.1} µs, {quiet:.1} µs"
+        )
+    }
+
+    fn sizes(&self) -> String {
+        let (audit, scale) = (&self.audit, &self.scale);
+        let [rare, common] = audit.query_ns.map(ms);
+        format!(
+            "\none record of {} bytes appended, and a bare write of as many: {:.2} µs, {:.2} µs; beyond it {:.2} µs \
+             (limit {:.0})\n\
+             kin audit --ref over {} records in {} files, of a secret in one of 1,000, and in the others: \
+             {rare:.0} ms, {common:.0} ms (limit {:.0}); reading the files: {:.0} ms\n\
+             a vault of 10,000 secrets, {} KiB: unlocked {:.1} ms after the {:.0} ms of the key's derivation (limit \
+             {:.0}); one set {:.1} ms (limit {:.0})",
+            audit.bytes,
+            us(audit.append_ns),
+            us(audit.write_ns),
+            us(audit.append_ns) - us(audit.write_ns),
+            Audit::APPEND_LIMIT_US,
+            audit::RECORDS,
+            audit.segments,
+            Audit::QUERY_LIMIT_MS,
+            ms(audit.read_ns),
+            scale.bytes >> 10,
+            ms(scale.open_ns),
+            ms(scale.derive_ns),
+            Scale::UNLOCK_LIMIT_MS,
+            ms(scale.set_ns),
+            Scale::SET_LIMIT_MS,
         )
     }
 

@@ -1,5 +1,7 @@
 //! Which number stands for many: medians and percentiles of samples, and the clock they come from.
 
+use std::time::Duration;
+
 use nix::time::{ClockId, clock_gettime};
 
 use crate::Result;
@@ -9,6 +11,11 @@ pub(crate) fn monotonic_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map(|time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
         .expect("CLOCK_MONOTONIC is always there")
+}
+
+/// So long.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The `percent`th percentile by nearest rank: the least sample that at least so many do not exceed.

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kin_broker::paths::Directories;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,6 +26,14 @@ pub(crate) fn temporary(prefix: &str) -> Result<TempDir> {
         .prefix(prefix)
         .tempdir_in("/tmp")
         .map_err(|error| format!("make a directory in /tmp: {error}"))
+}
+
+/// Where a broker of this home has its files; made.
+pub(crate) fn directories(home: &Path) -> Result<Directories> {
+    let get = |name: &str| (name == "KIN_HOME").then(|| home.as_os_str().to_owned());
+    let directories = Directories::from_variables(&get).map_err(|error| error.to_string())?;
+    directories.create().map_err(|error| error.to_string())?;
+    Ok(directories)
 }
 
 /// Removes a mount that its server left behind.
