@@ -17,7 +17,6 @@ use crate::error::Error;
 use crate::executables::{Looked, Unhashed};
 use crate::grants::LiveGrant;
 use crate::identity::{Known, Program};
-use crate::sys::memory;
 use crate::vault::{self, Vault};
 
 /// Who asks, as the FUSE request header says it: a thread id (0 where it is invisible) and a uid.
@@ -75,11 +74,6 @@ impl From<Refusal> for Halt {
     }
 }
 
-/// Files of one grant that may be open at once.
-const OPEN_FILES: usize = 8192;
-/// Memory that values may take before no more files are opened, in bytes.
-const HELD: usize = 1 << 30;
-
 /// One question, answered.
 struct Judged {
     subject: Subject,
@@ -119,8 +113,9 @@ impl Subject {
         if let Some((file, rendered)) = file.and_then(|file| live.grant.files.get_key_value(file)) {
             return live.decided_together(&request, file, rendered, suspended);
         }
-        let around = live.around(file);
-        decide(&request, &[Standing { suspended, ..live.standing(file, &around) }], clock::now())
+        let (around, crowded) = (live.around(file), action == Action::Open && live.is_crowded());
+        let standing = Standing { suspended, crowded, ..live.standing(file, &around) };
+        decide(&request, &[standing], clock::now())
     }
 
     /// Why there is no vault to open from.
@@ -211,11 +206,6 @@ impl Broker {
         let mut judged = self.judge(caller, Action::Open, project, Some(file), exe);
         if let Some(unhashed) = judged.unhashed.take() {
             return Err(Halt::Unhashed(unhashed));
-        }
-        if let (Decision::Permit(_), Some(live)) = (&judged.decision, &judged.subject.live)
-            && (live.open_deliveries() >= OPEN_FILES || memory::mapped() >= HELD)
-        {
-            judged.decision = Decision::Deny(Denial::TooManyOpen);
         }
         let permit = self.permit_of(&judged, caller, project, Some(file), op)?;
         // One snapshot of the vault, so that the versions in the record are those that are unsealed.

@@ -11,6 +11,7 @@ use super::*;
 use crate::control::Peer;
 use crate::control::protocol::{GrantRequest, KeyMethod};
 use crate::custody::Asker;
+use crate::grants::OPEN_FILES;
 use crate::identity::Choice;
 use crate::manifest::Manifest;
 use crate::paths::Directories;

@@ -17,12 +17,17 @@ use crate::identity::{Held, Identity, Roots};
 use crate::private::Mapped;
 use crate::redaction::Channel;
 use crate::rendered::Rendered;
+use crate::sys::memory;
 
 /// The most grants that stand at once.
 const LIMIT: usize = 10_000;
 /// Descriptors that are not for grants: known readers (see [`crate::identity::Identifier::new`]), connections
 /// and open files.
 const RESERVE: usize = 4096;
+/// Files of one grant that may be open at once.
+pub(crate) const OPEN_FILES: usize = 8192;
+/// Memory that values may take before no more files are opened, in bytes.
+const HELD: usize = 1 << 30;
 
 /// The most grants that stand at once: 10,000, or fewer where the soft RLIMIT_NOFILE does not allow for so
 /// many and for everybody else's opens.
@@ -182,7 +187,17 @@ impl LiveGrant {
         };
         let (grant, ended, uses) = (&self.grant, self.ended(), self.uses(file));
         let (command, namespaces) = (self.command(), self.namespaces());
-        Standing { grant, ended, suspended: false, command, orphans, namespaces, uses, around }
+        Standing {
+            grant,
+            ended,
+            suspended: false,
+            crowded: false,
+            command,
+            orphans,
+            namespaces,
+            uses,
+            around,
+        }
     }
 
     /// The namespaces that its readers are to be in: those that its command was started in, and until there
@@ -306,8 +321,13 @@ impl LiveGrant {
         }
     }
 
+    /// Whether as many files are open as values are held for, its own or all.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.open_deliveries() >= OPEN_FILES || memory::mapped() >= HELD
+    }
+
     /// How many of its deliveries are open.
-    pub fn open_deliveries(&self) -> usize {
+    pub(crate) fn open_deliveries(&self) -> usize {
         self.deliveries.lock().len()
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use kin_policy::{
-    Decision, Denial, FileName, Grant, Permit, RenderedFile, Request, Standing, decide_sizing,
+    Action, Decision, Denial, FileName, Grant, Permit, RenderedFile, Request, Standing, decide_sizing,
     decide_together,
 };
 use parking_lot::Mutex;
@@ -103,13 +103,14 @@ impl LiveGrant {
         rendered: &RenderedFile,
         suspended: bool,
     ) -> Decision {
+        let crowded = request.action == Action::Open && self.is_crowded();
         let around: Vec<_> = rendered.bindings.keys().map(|binding| self.around(Some(binding))).collect();
         let parts: Vec<_> = rendered
             .bindings
             .keys()
             .zip(&around)
             .map(|(binding, around)| {
-                let standing = Standing { suspended, ..self.standing(Some(binding), around) };
+                let standing = Standing { suspended, crowded, ..self.standing(Some(binding), around) };
                 (Request { file: Some(binding), through: Some(file), ..*request }, standing)
             })
             .collect();

@@ -321,7 +321,11 @@ fn judge<'a>(
         and_around(standing)
             .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;
     }
-    if standing.suspended { Err(Denial::Suspended) } else { Ok((grant, Some(binding))) }
+    match () {
+        () if standing.suspended => Err(Denial::Suspended),
+        () if standing.crowded && request.action == Action::Open => Err(Denial::TooManyOpen),
+        () => Ok((grant, Some(binding))),
+    }
 }
 
 fn every(grant: &Grant) -> impl Iterator<Item = &Binding> {

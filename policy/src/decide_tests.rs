@@ -65,6 +65,7 @@ fn standing(grant: &Grant) -> Standing<'_> {
         grant,
         ended: None,
         suspended: false,
+        crowded: false,
         command: None,
         orphans: Orphans::Admitted,
         namespaces: Some(HOME),
@@ -340,6 +341,17 @@ deny!(d07_a_stranger_learns_nothing_of_a_lock: Action::Open, Reader::Proven(&lin
     [Standing { suspended: true, ..standing(&grant(100)) }], 0 => Denial::OutsideTree);
 deny!(d07_what_is_not_bound_is_not_there_either_way: Action::Open, Reader::Proven(&lineage(&[3, 100])), "OTHER",
     [Standing { suspended: true, ..standing(&grant(100)) }], 0 => Denial::NoBinding);
+deny!(an_open_too_many_is_refused: Action::Open, Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { crowded: true, ..standing(&grant(100)) }], 0 => Denial::TooManyOpen);
+
+#[test]
+fn in_a_crowded_grant_what_is_open_is_read_and_all_is_looked_at() {
+    let grant = grant(100);
+    let standing = Standing { crowded: true, ..standing(&grant) };
+    for action in [Action::Look, read(100)] {
+        let _ = permit(ask_from(Some(HOME), None, action, Some("DB"), &standing));
+    }
+}
 
 fn permit(decision: Decision) -> Permit {
     match decision {
@@ -541,6 +553,7 @@ fn a_redactor_is_handed_what_a_live_grant_binds_and_nothing_else() {
         grant: &grant,
         ended,
         suspended,
+        crowded: true,
         command: None,
         orphans: Orphans::Refused,
         namespaces: None,

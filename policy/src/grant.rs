@@ -259,6 +259,8 @@ pub struct Standing<'a> {
     pub ended: Option<Ending>,
     /// The vault locked itself: the grant stands, and waits for a person to unlock it.
     pub suspended: bool,
+    /// As many files are open as values are held for.
+    pub crowded: bool,
     /// The command that its root started, where that is known.
     pub command: Option<Process>,
     /// What holds for orphans.

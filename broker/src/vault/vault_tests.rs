@@ -212,6 +212,7 @@ fn a_permit_to_look_opens_nothing() {
         grant: &grant,
         ended: None,
         suspended: false,
+        crowded: false,
         command: None,
         orphans: Orphans::Admitted,
         namespaces: Some(HERE),
