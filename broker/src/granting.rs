@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +22,7 @@ use crate::control::{Peer, peer_gone};
 use crate::custody::Asker;
 use crate::error::{Class, Error, Result};
 use crate::grants::{LiveGrant, limit};
-use crate::identity::Held;
+use crate::identity::{self, Held};
 use crate::manifest::{FileRecipe, Manifest};
 use crate::render::Recipe;
 use crate::rendered::Rendered;
@@ -190,10 +188,7 @@ impl Broker {
 
 /// Whether a process has a keeper's name. Whoever lies about its name only refuses itself.
 fn calls_itself_keeper(pid: Pid) -> bool {
-    // One read has all of it: a name is at most 15 bytes long, or 63 where it is a kernel thread's (proc_pid_comm(5)).
-    let mut comm = [0; 64];
-    let read = File::open(format!("/proc/{pid}/comm")).and_then(|mut file| file.read(&mut comm));
-    read.is_ok_and(|length| comm[..length].trim_ascii_end() == KEEPER_COMM.as_bytes())
+    identity::comm(pid).is_ok_and(|comm| comm.trim_ascii_end() == KEEPER_COMM.as_bytes())
 }
 
 /// What a grant is made for.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -11,12 +10,10 @@ use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
 use super::namespaces::{self, Links};
+use super::procfs;
 use super::table::{Held, Identity};
 use crate::audit::Ancestry;
 use crate::sys::pidfd;
-
-/// Room for a comm: 15 bytes and the newline; kernel workers have longer ones (proc_pid_comm(5)).
-const COMM: usize = 128;
 
 /// A reader whose every ancestor up to its root (or to the top, outside any tree) was proven.
 #[derive(Debug)]
@@ -40,10 +37,7 @@ impl Window {
     /// `None` where the thread is gone (ESRCH on its `comm`).
     fn look(&self) -> Option<Program> {
         let exe = readlinkat(&self.directory, "exe").ok().map(PathBuf::from);
-        let mut comm = [0; COMM];
-        let length = self.comm.read_at(&mut comm, 0).ok()?;
-        let comm = comm.get(..length)?;
-        Some(Program { exe, comm: comm.strip_suffix(b"\n").unwrap_or(comm).to_vec() })
+        Some(Program { exe, comm: procfs::read_comm(&self.comm).ok()? })
     }
 }
 

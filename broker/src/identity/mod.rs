@@ -39,6 +39,7 @@ use walk::{Ascent, Walk};
 use crate::Result;
 
 pub use known::{Known, Program};
+pub(crate) use procfs::comm;
 pub use procfs::{in_initial_pid_namespace, is_own as proc_is_own};
 pub use table::{Absent, Choice, Held, Identity, ProcessTable};
 pub use tree::{Branch, tree_of};

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use kin_policy::{Pid, Process, Tid};
@@ -120,6 +121,25 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Whether /proc would not tell, rather than could not for want of something of ours.
+/// Room for a comm: 15 bytes and the newline; kernel workers have longer ones (proc_pid_comm(5)).
+const COMM: usize = 128;
+
+/// The name that a process gives itself, as bytes of its own choice.
+///
+/// # Errors
+/// Those of open(2); ESRCH where it is gone.
+pub(crate) fn comm(pid: Pid) -> io::Result<Vec<u8>> {
+    read_comm(&File::open(format!("/proc/{pid}/comm"))?)
+}
+
+/// What an open `comm` says now. One read has all of it.
+pub(super) fn read_comm(file: &File) -> io::Result<Vec<u8>> {
+    let mut comm = [0; COMM];
+    let length = file.read_at(&mut comm, 0)?;
+    let comm = &comm[..length];
+    Ok(comm.strip_suffix(b"\n").unwrap_or(comm).to_vec())
+}
+
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     is_gone(error) || matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
 }

@@ -2,7 +2,7 @@
 
 use kin_policy::{Pid, Process};
 
-use super::procfs::Stat;
+use super::procfs::{self, Stat};
 
 /// How many processes a tree is shown with.
 const SHOWN: usize = 256;
@@ -31,10 +31,7 @@ pub fn tree_of(root: Process) -> Vec<Branch> {
         if tree.len() == SHOWN {
             break;
         }
-        let Ok(mut comm) = std::fs::read(format!("/proc/{pid}/comm")) else { continue };
-        if comm.last() == Some(&b'\n') {
-            comm.pop();
-        }
+        let Ok(comm) = procfs::comm(pid) else { continue };
         tree.push(Branch { depth, pid, comm });
         let mut below = children_of(pid);
         below.sort_unstable_by(|one, other| other.cmp(one));
