@@ -130,7 +130,6 @@ struct Format {
 
 /// `kin run` alone, as [`Cli`] has it among the others.
 #[derive(Parser)]
-#[command(disable_help_flag = true)]
 struct Wrapped {
     #[command(flatten)]
     arguments: run::Arguments,
