@@ -45,6 +45,20 @@ impl Process {
     }
 }
 
+/// How many of a process's threads bear this name.
+pub fn threads_named(pid: u32, name: &str) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let named = |comm: std::io::Result<String>| comm.is_ok_and(|comm| comm.trim_end() == name);
+    tasks.filter(|task| named(std::fs::read_to_string(task.path().join("comm")))).count()
+}
+
+/// The most memory that a process has had resident, in KiB: VmHWM (proc_pid_status(5)).
+pub fn most_resident(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
 /// Sends a signal to a process of the test's.
 pub fn signal(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid.cast_signed()), signal);

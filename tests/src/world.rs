@@ -16,7 +16,7 @@ use crate::canary::canary;
 use crate::daemon::Daemon;
 use crate::kin::Kin;
 use crate::probe::{Actor, Probe, Remote};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::watchdog::Shared;
 
 /// The system's own, never a version manager's wrapper: the process that is started is the probe.
@@ -432,10 +432,7 @@ impl World {
 
     /// How many threads of the broker bear this name.
     pub fn broker_threads(&self, name: &str) -> usize {
-        let tasks =
-            std::fs::read_dir(format!("/proc/{}/task", self.broker().pid)).into_iter().flatten().flatten();
-        let named = |comm: std::io::Result<String>| comm.is_ok_and(|comm| comm.trim_end() == name);
-        tasks.filter(|task| named(std::fs::read_to_string(task.path().join("comm")))).count()
+        process::threads_named(self.broker().pid, name)
     }
 
     /// Whether a broker runs: it holds its lock.

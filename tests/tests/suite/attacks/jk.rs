@@ -88,10 +88,16 @@ fn the_broker_is_nobodys_descendant_and_keeps_no_tree_alive() {
     eventually("the tree is empty and the grant ends", crate::SOON, || world.grants().is_empty());
 }
 
+/// Speaks to the broker; a read waits for so many seconds.
+fn connect(world: &World, seconds: u64) -> UnixStream {
+    let stream = UnixStream::connect(world.path("kin/run/socket")).expect("the socket");
+    stream.set_read_timeout(Some(Duration::from_secs(seconds))).expect("a deadline");
+    stream
+}
+
 /// One frame: the length of the document, no value, the document.
 pub(super) fn exchange(world: &World, document: &Value) -> Option<Value> {
-    let mut stream = UnixStream::connect(world.path("kin/run/socket")).expect("the socket");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a deadline");
+    let mut stream = connect(world, 5);
     let json = document.to_string().into_bytes();
     let head = [(json.len() as u32).to_le_bytes(), u32::MAX.to_le_bytes()].concat();
     stream.write_all(&[head, json].concat()).expect("sent");
@@ -133,8 +139,7 @@ fn j03_a_bad_frame_ends_its_connection_and_nothing_else() {
         b"GET / HTTP/1.1\r\n\r\n",
         &[1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, b'{'],
     ] {
-        let mut stream = UnixStream::connect(world.path("kin/run/socket")).expect("the socket");
-        stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a deadline");
+        let mut stream = connect(&world, 2);
         let _ = stream.write_all(bad);
         let mut rest = Vec::new();
         match stream.read_to_end(&mut rest) {
@@ -147,15 +152,7 @@ fn j03_a_bad_frame_ends_its_connection_and_nothing_else() {
 
 /// How many of the broker's threads serve connections, or wait for them.
 fn control_threads(broker: u32) -> usize {
-    let tasks = std::fs::read_dir(format!("/proc/{broker}/task")).expect("threads");
-    let names = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    names.filter(|name| name == "control\n").count()
-}
-
-fn connect(world: &World) -> UnixStream {
-    let stream = UnixStream::connect(world.path("kin/run/socket")).expect("the socket");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a deadline");
-    stream
+    kin_tests::process::threads_named(broker, "control")
 }
 
 /// Whether the broker has closed its end.
@@ -170,12 +167,12 @@ fn is_closed(mut stream: &UnixStream) -> bool {
 fn j05_a_crowd_of_connections_is_capped_and_leaves_no_threads() {
     let world = World::ready();
     let (member, broker) = (world.member(&[]), world.broker().pid);
-    let held: Vec<UnixStream> = (0..128).map(|_| connect(&world)).collect();
+    let held: Vec<UnixStream> = (0..128).map(|_| connect(&world, 10)).collect();
     eventually("each has a thread, and one is at the socket", Duration::from_secs(5), || {
         control_threads(broker) == 129
     });
     for _ in 0..300 {
-        assert!(is_closed(&connect(&world)), "one connection more than the broker serves");
+        assert!(is_closed(&connect(&world, 10)), "one connection more than the broker serves");
     }
     assert_eq!(control_threads(broker), 129);
     assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
@@ -190,7 +187,7 @@ fn j04_a_request_that_comes_in_drops_is_not_waited_for() {
     let member = world.member(&[]);
     let begun: Vec<UnixStream> = (0..100)
         .map(|_| {
-            let mut stream = connect(&world);
+            let mut stream = connect(&world, 10);
             stream.write_all(&[200]).expect("one byte of a frame");
             stream
         })

@@ -216,10 +216,7 @@ fn r14_a_stream_without_a_line_flows_in_bounded_memory() {
         got += read as u64;
     }
     let [redactor] = redactors(&world)[..] else { panic!("not one redactor") };
-    let peak = std::fs::read_to_string(format!("/proc/{}/status", redactor.pid)).unwrap();
-    let peak = peak
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let peak = kin_tests::process::most_resident(redactor.pid);
     assert!(peak.is_some_and(|kib| kib <= 64 << 10), "{peak:?} KiB");
     run.stdin.take().expect("a pipe").write_all(b"\n").unwrap();
     stdout.read_to_end(&mut piece).unwrap();

@@ -150,16 +150,9 @@ fn y01_fifty_processes_with_fifty_secrets_get_ten_thousand_right_answers() {
     };
     soak::hold(count as u64 * times, wrong(true, "wrong"), wrong(false, "wrong"), wrong(false, "crossed"));
     let slowest = answers.iter().filter_map(|answer| answer["p99"].as_u64()).max();
-    let most = most_resident(world.broker().pid);
+    let most = kin_tests::process::most_resident(world.broker().pid).expect("a broker");
     assert!(most < 48 << 10, "the broker had {most} KiB resident: it holds what was closed long ago");
     eprintln!("{count} processes, {times} opens each: the slowest process's p99 is {slowest:?} µs");
-}
-
-/// The most memory that a process has had resident, in KiB (proc_pid_status(5)).
-fn most_resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    line.trim().trim_end_matches(" kB").parse().expect("KiB")
 }
 
 #[test]
