@@ -120,7 +120,6 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
-/// Whether /proc would not tell, rather than could not for want of something of ours.
 /// Room for a comm: 15 bytes and the newline; kernel workers have longer ones (proc_pid_comm(5)).
 const COMM: usize = 128;
 
@@ -140,6 +139,7 @@ pub(super) fn read_comm(file: &File) -> io::Result<Vec<u8>> {
     Ok(comm.strip_suffix(b"\n").unwrap_or(comm).to_vec())
 }
 
+/// Whether /proc would not tell, rather than could not for want of something of ours.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     is_gone(error) || matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
 }

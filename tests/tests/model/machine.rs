@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kin_tests::{Actor, Remote, World, binary, eventually};
 use nix::errno::Errno;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::reference::{Answer, FILES, Fault, Grant, Handle, Model};
 use crate::steps::{How, Step};
@@ -181,21 +181,28 @@ impl<'w> Machine<'w> {
         let options = options(only, how);
         let files = self.model.narrowed(outer, only).filter(|_| lives == Some(true));
         let Some(files) = files else { return self.refused(by, &options) };
-        let (before, known) = (Instant::now(), self.world.grants().len());
+        // Others may end meanwhile, so they are no matter of how many.
+        let (before, others) = (Instant::now(), self.ids());
         let argv = self.world.run_line(&options.iter().map(String::as_str).collect::<Vec<_>>());
         let command = self.world.born_of(self.process(by), "program", &argv)?;
         let expires = (how == How::Ttl).then(|| (before + TTL, Instant::now() + TTL));
-        let grants = self.world.grants();
-        if how != How::Ttl && grants.len() <= known {
+        let made = self.ids().into_iter().find(|id| !others.contains(id));
+        if how != How::Ttl && made.is_none() {
             return Err("no grant was made".into());
         }
-        let id = grants.last().and_then(|grant| grant["id"].as_str()).unwrap_or_default().to_owned();
+        let id = made.unwrap_or_default();
         self.model.grants.push(Grant { outer, files, ended: false, expires });
         self.model.processes.push(Some(self.model.grants.len() - 1));
         self.processes.push(Some(command));
         let command = (how == How::EndWithChild).then_some(self.processes.len() - 1);
         self.grants.push((id, command));
         Ok(())
+    }
+
+    /// The grants that there are now.
+    fn ids(&self) -> Vec<String> {
+        let id = |grant: &Value| grant["id"].as_str().expect("an id").to_owned();
+        self.world.grants().iter().map(id).collect()
     }
 
     fn refused(&self, by: usize, options: &[String]) -> Result<(), String> {

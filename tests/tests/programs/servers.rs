@@ -52,8 +52,10 @@ const LASTING: &str = "\nserves() { timeout 18 \"$@\" >$dir/log 2>&1 & pid=$!; e
 fn reloads(stage: &Stage<'_>) -> Shown {
     stage.says("accepted", &format!("{TLS}{LASTING}{NGINX}{ASK} waits ask; ask"))?;
     stage.rotate(PAIR);
+    // For a moment the old worker answers beside the new one: the answer that verified is the one that counts.
     let reload = "pid=$(cat $dir/served); trap 'kill $pid' EXIT; ! ask 2>/dev/null
-        kill -HUP $(cat $dir/pid); waits ask; ask";
+        answer() { ask >$dir/answer; }
+        kill -HUP $(cat $dir/pid); waits answer; cat $dir/answer";
     stage.says("accepted", &format!("{ASK}{reload}"))
 }
 
