@@ -1,10 +1,11 @@
-//! Does the identity survive in a real Secret Service (gnome-keyring), and does every failure of it lock?
+//! Does the identity survive in a real Secret Service (gnome-keyring, KeePassXC), and does every failure of it
+//! lock?
 //!
 //! Without libtest: this program is also the child that the broker's side starts, and it runs its cases
-//! inside a session bus of its own.
+//! inside session buses of their own.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,43 +15,56 @@ use kin_broker::keys::{create_through, keyring_agent, load_through};
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Result};
 
-/// Says that this is the run inside the bus.
+/// Says that this is the run inside a bus, and whose.
 const INSIDE: &str = "KIN_TEST_INSIDE_BUS";
+
+/// A bus that starts nobody by itself: only who is there answers.
+const BUS: &str = "<!DOCTYPE busconfig PUBLIC '-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN'
+ 'http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd'>
+<busconfig><type>session</type><listen>unix:tmpdir=/tmp</listen><policy context='default'>
+<allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/><allow own='*'/></policy></busconfig>
+";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match &arguments[..] {
-        [verb, action, recipient] if verb == keyring_agent::VERB => ExitCode::from(keyring_agent::serve(
-            action,
-            recipient,
-            std::io::stdin().lock(),
-            std::io::stdout().lock(),
-        )),
-        _ if std::env::var_os(INSIDE).is_some() => {
-            cases();
-            ExitCode::SUCCESS
-        }
-        _ => inside_a_bus(),
+    if let [verb, action, recipient] = &arguments[..]
+        && verb == keyring_agent::VERB
+    {
+        let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
+        return ExitCode::from(keyring_agent::serve(action, recipient, input, output));
     }
+    match std::env::var(INSIDE).as_deref() {
+        Ok("gnome-keyring") => gnome_keyring(),
+        Ok("keepassxc") => keepassxc(),
+        _ => return inside_buses(&["gnome-keyring", "keepassxc"]),
+    }
+    ExitCode::SUCCESS
 }
 
-/// Runs this program again under a session bus that ends with it, and with a home of its own.
-fn inside_a_bus() -> ExitCode {
-    let home = tempfile::TempDir::new().expect("a directory");
-    let status = Command::new("timeout")
-        .args(["60", "dbus-run-session", "--"])
-        .arg(std::env::current_exe().expect("this program"))
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", home.path())
-        .env("XDG_RUNTIME_DIR", home.path())
-        .env(INSIDE, "1")
-        .status()
-        .expect("dbus-run-session and timeout must be installed");
-    ExitCode::from(u8::from(!status.success()))
+/// Runs this program again for each service, under a session bus that ends with it, and with a home of its own.
+fn inside_buses(services: &[&str]) -> ExitCode {
+    let passes = |service: &&str| {
+        let home = tempfile::TempDir::new().expect("a directory");
+        let bus = home.path().join("bus.conf");
+        std::fs::write(&bus, BUS).expect("the bus's configuration");
+        let status = Command::new("timeout")
+            .args(["--kill-after=5", "90", "dbus-run-session"])
+            .arg(format!("--config-file={}", bus.display()))
+            .arg("--")
+            .arg(std::env::current_exe().expect("this program"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home.path())
+            .env("XDG_RUNTIME_DIR", home.path())
+            .env(INSIDE, service)
+            .status()
+            .expect("dbus-run-session and timeout must be installed");
+        status.success()
+    };
+    ExitCode::from(u8::from(!services.iter().all(passes)))
 }
 
-fn cases() {
+fn gnome_keyring() {
     let home = std::env::var("HOME").expect("HOME");
     let first = directories(&Path::new(&home).join("first"));
     let second = directories(&Path::new(&home).join("second"));
@@ -69,6 +83,25 @@ fn cases() {
     let daemon = Daemon::start(Some("password"));
     assert!(load(&first).is_ok(), "the identity is gone after all that");
     drop(daemon);
+}
+
+/// One session with an open database: where it is closed again, KeePassXC asks on its window, and there is
+/// nobody.
+fn keepassxc() {
+    let home = std::env::var("HOME").expect("HOME");
+    let home = Path::new(&home);
+    let (first, second) = (directories(&home.join("first")), directories(&home.join("second")));
+    let database = Database::made(home);
+    let daemon = Daemon::keepassxc(home, &database);
+    an_identity_survives_in_the_secret_service_and_two_homes_do_not_collide(&first, &second);
+    g09_a_planted_item_is_refused(&first, &second);
+    a_missing_item_is_said_to_be(&second);
+    let there = [load(&first).expect("first"), load(&second).expect("second")];
+    let titles = database.titles_within(Duration::from_secs(20), &there);
+    assert!(there.iter().all(|recipient| titles.contains(recipient)), "the database has {titles}");
+    drop(daemon);
+    let error = agent().probe(None).expect_err("nobody answers");
+    assert_eq!(error.code, "keyring_unavailable");
 }
 
 fn agent() -> Agent {
@@ -157,29 +190,101 @@ fn run(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-/// gnome-keyring in the foreground, so that it can be ended by its own pid.
+/// A database of KeePassXC whose root group the Secret Service shows.
+struct Database(PathBuf);
+
+impl Database {
+    const PASSWORD: &str = "password";
+    const XML: &str = "<?xml version='1.0' encoding='UTF-8'?><KeePassFile><Meta><CustomData><Item>
+<Key>FDO_SECRETS_EXPOSED_GROUP</Key><Value>{a0b1c2d3-e4f5-4607-8899-aabbccddeeff}</Value></Item></CustomData>
+</Meta><Root><Group><UUID>oLHC0+T1RgeImaq7zN3u/w==</UUID><Name>kin</Name></Group></Root></KeePassFile>";
+
+    fn made(home: &Path) -> Self {
+        let (xml, path) = (home.join("database.xml"), home.join("database.kdbx"));
+        std::fs::write(&xml, Self::XML).expect("a file");
+        let mut import = Self::ask("import");
+        import.arg("-p").arg(&xml).arg(&path);
+        told(import, &format!("{0}\n{0}\n", Self::PASSWORD));
+        Self(path)
+    }
+
+    fn ask(verb: &str) -> Command {
+        let mut command = Command::new("keepassxc-cli");
+        command.arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+    }
+
+    /// What its file lists once that is all of `wanted`, or at the end of the time.
+    fn titles_within(&self, time: Duration, wanted: &[String]) -> String {
+        let until = Instant::now() + time;
+        loop {
+            let mut list = Self::ask("ls");
+            list.arg("-R").arg(&self.0);
+            let titles = told(list, &format!("{}\n", Self::PASSWORD));
+            if wanted.iter().all(|title| titles.contains(title)) || Instant::now() > until {
+                return titles;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// What a command says that is told `input`, and succeeds.
+fn told(mut command: Command, input: &str) -> String {
+    let mut child = command.spawn().expect("keepassxc-cli must be installed");
+    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("ended");
+    assert!(output.status.success(), "{command:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A Secret Service in the foreground, so that it can be ended by its own pid.
 struct Daemon(Child);
 
 impl Daemon {
-    /// Unlocked with `password`, which makes the login keyring the first time; or locked.
+    /// gnome-keyring, unlocked with `password`, which makes the login keyring the first time; or locked.
     fn start(password: Option<&str>) -> Self {
-        let mut child = Command::new("gnome-keyring-daemon")
-            .args(["--foreground", "--components=secrets"])
-            .args(password.map(|_| "--unlock"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("gnome-keyring-daemon must be installed");
-        let mut stdin = child.stdin.take().expect("stdin");
-        stdin.write_all(password.unwrap_or_default().as_bytes()).expect("written");
+        let mut command = Command::new("gnome-keyring-daemon");
+        command.args(["--foreground", "--components=secrets"]).args(password.map(|_| "--unlock"));
+        Self::spawn(command, password.unwrap_or_default())
+    }
+
+    /// KeePassXC without a screen, once its database is open.
+    fn keepassxc(home: &Path, database: &Database) -> Self {
+        let settings = "[General]\nUpdateCheckMessageShown=true\n[GUI]\nCheckForUpdates=false\n[FdoSecrets]\n\
+                        Enabled=true\nConfirmAccessItem=false\nConfirmDeleteItem=false\nShowNotification=false\n\
+                        UnlockBeforeSearch=false\n";
+        let (config, local) = (home.join("keepassxc.ini"), home.join("local.ini"));
+        std::fs::write(&config, settings).expect("a file");
+        let mut command = Command::new("keepassxc");
+        command.arg("--config").arg(config).arg("--localconfig").arg(local);
+        command.arg("--pw-stdin").arg(&database.0);
+        // It names its lock after the user.
+        command.env("QT_QPA_PLATFORM", "offscreen").env("USER", "kin");
+        let daemon = Self::spawn(command, &format!("{}\n", Database::PASSWORD));
+        eventually("KeePassXC has opened its database", || {
+            let answer = asked(
+                "org.freedesktop.secrets",
+                "/org/freedesktop/secrets/aliases/default",
+                &[
+                    "org.freedesktop.DBus.Properties.Get",
+                    "string:org.freedesktop.Secret.Collection",
+                    "string:Locked",
+                ],
+            );
+            answer.contains("boolean false")
+        });
+        daemon
+    }
+
+    fn spawn(mut command: Command, input: &str) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut daemon = Self(child);
+        let mut stdin = daemon.0.stdin.take().expect("stdin");
+        stdin.write_all(input.as_bytes()).expect("written");
         drop(stdin);
-        let daemon = Self(child);
-        let until = Instant::now() + Duration::from_secs(10);
-        while !owns_the_service(daemon.0.id()) {
-            assert!(Instant::now() < until, "gnome-keyring-daemon does not answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        eventually("the Secret Service answers", || owns_the_service(daemon.0.id()));
         daemon
     }
 }
@@ -191,12 +296,26 @@ impl Drop for Daemon {
     }
 }
 
-/// Whether `pid` is who answers for the Secret Service: not one that the bus activated by itself.
+fn eventually(what: &str, is: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(40);
+    while !is() {
+        assert!(Instant::now() < until, "in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether `pid` is who answers for the Secret Service.
 fn owns_the_service(pid: u32) -> bool {
+    let question = ["org.freedesktop.DBus.GetConnectionUnixProcessID", "string:org.freedesktop.secrets"];
+    asked("org.freedesktop.DBus", "/org/freedesktop/DBus", &question) == format!("uint32 {pid}")
+}
+
+/// What somebody on the session's bus answers.
+fn asked(whom: &str, object: &str, question: &[&str]) -> String {
     let output = Command::new("dbus-send")
-        .args(["--session", "--print-reply=literal", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus"])
-        .args(["org.freedesktop.DBus.GetConnectionUnixProcessID", "string:org.freedesktop.secrets"])
+        .args(["--session", "--print-reply=literal", &format!("--dest={whom}"), object])
+        .args(question)
         .output()
         .expect("dbus-send must be installed");
-    String::from_utf8_lossy(&output.stdout).trim() == format!("uint32 {pid}")
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
