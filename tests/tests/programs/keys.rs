@@ -43,6 +43,37 @@ rows! { show =>
         }
     }
 
+    fn ssh_logs_in_with_a_private_key() {
+        Row {
+            program: "sftp, ssh -i",
+            version: "ssh -V",
+            reader: "ssh",
+            real: "~/.ssh/id_ed25519",
+            plant: ssh_key,
+            act: |stage| {
+                stage.says(
+                    "accepted",
+                    r#"cd $dir; ssh-keygen -q -t ed25519 -N '' -f host; echo accepted >there
+                    cat >server <<END
+HostKey $dir/host
+AuthorizedKeysFile $PLACE/seed.pub
+AuthenticationMethods publickey
+StrictModes no
+UsePAM yes
+PidFile none
+Subsystem sftp internal-sftp
+ForceCommand internal-sftp
+END
+                    echo "get $dir/there $dir/here" | sftp -q -b - -F none -i $secret -o IdentitiesOnly=yes \
+                        -o UserKnownHostsFile=$dir/known -o StrictHostKeyChecking=accept-new \
+                        -o "ProxyCommand=$(command -v sshd) -i -f $dir/server" $(id -un)@localhost >&2
+                    cat here"#,
+                )
+            },
+            shows: "an OpenSSH server lets it in; `-i` goes by the mode of the file",
+        }
+    }
+
     fn git_signs_a_commit_with_an_ssh_key() {
         Row {
             program: "git commit -S",
