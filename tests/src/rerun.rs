@@ -73,10 +73,11 @@ pub fn as_nobody_under_hidepid(name: &str) -> Role {
 
 fn installed(from: &Path, place: &Path, name: &str) -> std::path::PathBuf {
     let to = place.join(name);
-    std::fs::copy(from, &to).expect("a copy");
-    for path in [place, &to] {
-        std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("a mode");
-    }
+    // By another process: a child that a test forks meanwhile would hold the copy open for writing, and it could
+    // not be executed (ETXTBSY, execve(2)).
+    let copied = Command::new("install").args(["-m", "0755"]).args([from, &to]).status().expect("install");
+    assert!(copied.success(), "install: {copied}");
+    std::fs::set_permissions(place, Permissions::from_mode(0o755)).expect("a mode");
     to
 }
 
