@@ -1,19 +1,21 @@
 //! What is known of one reader: its lineage, proven once, and its program, read afresh each time.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use kin_policy::{Lineage, Namespaces, Process, Tid};
-use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::namespaces::{self, Links};
 use super::procfs;
 use super::table::{Held, Identity};
 use crate::audit::Ancestry;
-use crate::sys::pidfd;
+use crate::sys::{link, pidfd};
 
 /// A reader whose every ancestor up to its root (or to the top, outside any tree) was proven.
 #[derive(Debug)]
@@ -36,7 +38,9 @@ struct Window {
 impl Window {
     /// `None` where the thread is gone (ESRCH on its `comm`).
     fn look(&self) -> Option<Program> {
-        let exe = readlinkat(&self.directory, "exe").ok().map(PathBuf::from);
+        let mut room = [0; link::ROOM];
+        let exe =
+            link::read(&self.directory, c"exe", &mut room).ok().map(|exe| OsStr::from_bytes(exe).into());
         Some(Program { exe, comm: procfs::read_comm(&self.comm).ok()? })
     }
 }

@@ -11,11 +11,15 @@ use std::sync::OnceLock;
 
 use kin_policy::{Namespaces, Tid};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
 use super::procfs;
 use super::table::Held;
+use crate::sys::link;
+
+/// Room for `user:[4026531837]`, whatever the kind and the number (namespaces(7)).
+const ROOM: usize = 64;
 
 /// The broker's own namespaces, which it never leaves.
 struct Own {
@@ -73,8 +77,8 @@ impl Links {
     fn user(&self, directory: &OwnedFd) -> Option<u64> {
         let own = own()?;
         let Some(link) = &self.user else { return (own.namespaces.user == 0).then_some(0) };
-        match readlinkat(link, "") {
-            Ok(name) => number_in(name.as_bytes()),
+        match link::read(link, c"", &mut [0; ROOM]) {
+            Ok(name) => number_in(name),
             // Not dumpable, or gone, and then it has no map either.
             Err(Errno::EACCES) => {
                 let map = read_at(directory, "uid_map")?;
@@ -89,8 +93,8 @@ impl Links {
             return Some(*known);
         }
         let own = own()?;
-        let found = match readlinkat(directory, "ns/pid") {
-            Ok(name) => number_in(name.as_bytes())?,
+        let found = match link::read(directory, c"ns/pid", &mut [0; ROOM]) {
+            Ok(name) => number_in(name)?,
             Err(Errno::ENOENT) if own.namespaces.pid == 0 => 0,
             Err(_) if levels_below_own(held) == Some(1) => own.namespaces.pid,
             Err(_) => return None,
