@@ -58,7 +58,7 @@ impl Escape {
     ///
     /// # Errors
     /// Why it cannot be.
-    pub(crate) fn apply(self, value: &[u8]) -> Result<Plaintext, &'static str> {
+    pub fn apply(self, value: &[u8]) -> Result<Plaintext, &'static str> {
         self.check(value)?;
         let mut len = 0;
         self.write(value, &mut |bytes| len += bytes.len());

@@ -92,6 +92,70 @@ fn an_env_file_becomes_a_secret_a_binding_and_a_link_and_goes_back() {
 }
 
 #[test]
+fn an_env_file_becomes_a_secret_for_each_key_and_goes_back() {
+    let world = World::new().initialised();
+    let (secret, token, old) = (world.canary(), world.canary(), world.canary());
+    let bytes = format!(
+        "# was {old}\nexport DATABASE_URL='postgres://x:{secret}@db/x'\r\nTOKEN=\"{token}\" # t\nEMPTY=\n"
+    );
+    let env = world.project().join(".env");
+    std::fs::write(&env, &bytes).expect(".env");
+    world.kin(["import", ".env", "--by-key"]).run().exits(2);
+    let done = world.kin(["import", ".env", "--link", "--by-key", "--yes"]).run().exits(0);
+    assert!(done.text().contains("stored project/.env and its 3 keys"), "{done}");
+    assert!(is_link(&env));
+    let secrets = [secret.clone(), token.clone(), old];
+    assert_eq!(
+        leaks_below(&world.project(), Path::new(""), &secrets),
+        [""; 0],
+        "comments stay out of kin.toml too"
+    );
+    // The file has what its keys have now, for every reader of such files.
+    let member = world.member(&[]);
+    let shown = |token: &str| {
+        format!("DATABASE_URL='postgres://x:{secret}@db/x'\nTOKEN='{token}'\nEMPTY=''\n").into_bytes()
+    };
+    assert_eq!(member.cat(&env), Ok(shown(&token)));
+    let path = env.to_str().expect("a path");
+    let (code, out, errors) =
+        member.run(&["sh", "-c", ". \"$0\"; printf %s \"$DATABASE_URL|$TOKEN|$EMPTY\"", path]);
+    assert_eq!((code, out), (0, format!("postgres://x:{secret}@db/x|{token}|").into_bytes()), "{errors}");
+    let (code, out, errors) = member.run(&["sh", "-c", "cat \"$KIN_DIR/TOKEN\""]);
+    assert_eq!((code, out), (0, token.clone().into_bytes()), "{errors}");
+    assert_eq!(world.outsider().cat(&env), Err(REFUSED));
+    let newer = world.secret("project/TOKEN");
+    assert_eq!(member.cat(&env), Ok(shown(&newer)));
+    let asked = world.kin(["audit", "--ref", "project/TOKEN", "--json"]).run().exits(0).text();
+    assert!(asked.contains("project/TOKEN@2"), "{asked}");
+    drop(member);
+    world.kin(["unlink", "--restore", "--yes"]).run().exits(0);
+    assert_eq!(std::fs::read(&env).expect(".env"), bytes.as_bytes(), "as it was imported");
+}
+
+#[test]
+fn a_file_that_cannot_be_made_of_its_keys_is_not_taken_apart() {
+    let world = World::ready();
+    let env = world.project().join(".env");
+    let manifest = std::fs::read_to_string(world.project().join("kin.toml")).expect("kin.toml");
+    let before = world.kin(["list", "--json"]).run().exits(0).json();
+    for (text, why) in [
+        ("# nothing\n", "has none"),
+        ("a.b=CANARY\n", "no variable's name"),
+        ("A=it's \"CANARY\"\n", "the value of A needs quotes of several kinds"),
+        ("A=1\nA=CANARY\n", "api/A"),
+        ("DATABASE_URL=CANARY\n", "DATABASE_URL already"),
+        ("CANARY\n", "line 1"),
+    ] {
+        std::fs::write(&env, text).expect(".env");
+        let refused = world.kin(["import", ".env", "--link", "--by-key", "--yes"]).run().refuses(2, &[why]);
+        assert!(!refused.stderr.contains("CANARY"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&env).expect(".env"), text);
+    }
+    assert_eq!(std::fs::read_to_string(world.project().join("kin.toml")).expect("kin.toml"), manifest);
+    assert_eq!(world.kin(["list", "--json"]).run().exits(0).json(), before, "nothing was stored");
+}
+
+#[test]
 fn a_manifest_that_is_there_is_extended_only_where_it_is_trusted() {
     let world = World::ready();
     let (env, bytes, _) = with_env(&world);

@@ -3,6 +3,7 @@
 //! dotenvy, which Rust programs use, puts the environment's own variables in the place of `$NAME`: a password
 //! with a dollar in it would be stored as another one. So this reads them itself, straight into locked memory.
 
+use kin_broker::render::Escape;
 use kin_broker::{Error, Plaintext, Result};
 use kin_policy::Reference;
 
@@ -21,6 +22,16 @@ pub(super) fn read(file: &Plaintext, prefix: Option<&Reference>) -> Result<Vec<E
         entries.push(Entry { reference: names::reference(prefix, &[&key])?, value });
     }
     Ok(entries)
+}
+
+/// Whether a file that is made of it by the format `dotenv` gives the same value back to all loaders: what has quotes
+/// of several kinds is put together from parts there, which a shell alone takes.
+pub(super) fn reads_back(value: &Plaintext) -> bool {
+    let Ok(written) = Escape::Dotenv.apply(value.bytes()) else { return false };
+    let mut line = Plaintext::zeroed(2 + written.len());
+    line.bytes_mut()[..2].copy_from_slice(b"A=");
+    line.bytes_mut()[2..].copy_from_slice(written.bytes());
+    matches!(read(&line, None).as_deref(), Ok([entry]) if entry.value.bytes() == value.bytes())
 }
 
 struct Reader<'f> {
@@ -173,6 +184,16 @@ mod tests {
         }
         assert_eq!(parsed("A=1\nB.c-d=2\n").len(), 2);
         assert!(parsed("# nothing\n\n").is_empty());
+    }
+
+    #[test]
+    fn what_can_be_written_again_reads_back() {
+        for value in ["", "x", "a b#c", "it's", "a\nb", "$X${Y}`z`", "\"", "a\"$b"] {
+            assert!(reads_back(&Plaintext::copy_of(value.as_bytes())), "{value:?}");
+        }
+        for value in [&b"it's $X"[..], b"'\"", b"end\\", b"a\0b", b"\xff"] {
+            assert!(!reads_back(&Plaintext::copy_of(value)), "{value:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `kin import FILE --link`: a file becomes a secret, a binding and a link, in this order, and can go back.
+//! `kin import FILE --link`: a file becomes a secret, a binding and a link, in this order, and can go back; with
+//! `--by-key` each of its keys is a secret and a binding too, and the file is made of them.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,13 @@ use kin_broker::control::protocol::{ManifestInfo, Question, TrustState};
 use kin_broker::control::transfer::{ImportInfo, ImportReason, LinkState};
 use kin_broker::manifest::{self as manifests, FILE};
 use kin_broker::paths::Directories;
-use kin_broker::{Class, Error, Result, describe};
+use kin_broker::{Class, Error, Plaintext, Result, describe};
 use kin_policy::{FileName, FilePath, ProjectName, Reference};
 use sha2::{Digest, Sha256};
 
+use super::manifest::{Addition, Source};
 use super::staging::{self, Entry, Incoming};
-use super::{Arguments, manifest, names};
+use super::{Arguments, dotenv, manifest, names};
 use crate::cli::link::{self, Links};
 use crate::cli::terminal::{Terminal, confirmation_needed};
 use crate::cli::{bad_usage, connect, output, trust, unlock, value};
@@ -32,8 +34,8 @@ pub(super) fn answer(
     let place = Place::of(&arguments.file)?;
     let value = value::from_file(&place.whole())?;
     let mut client = connect::to_broker(directories)?;
-    let plan = Plan::make(&mut client, place, prefix)?;
-    staging::stage(&mut client, &[Entry { reference: plan.reference.clone(), value }])?;
+    let (plan, entries) = Plan::make(&mut client, place, prefix, value, arguments.by_key)?;
+    staging::stage(&mut client, &entries)?;
     let mut incoming = Incoming { overwrite: arguments.overwrite, reason: ImportReason::Adopt };
     let seen = incoming.look(&mut client)?;
     if let Some(mut terminal) = terminal {
@@ -80,6 +82,7 @@ impl Place {
 /// What is to be done.
 struct Plan {
     place: Place,
+    /// The secret that has the file as it is.
     reference: Reference,
     /// The manifest as it is, where there is one, and as it will be.
     old: Option<String>,
@@ -88,7 +91,13 @@ struct Plan {
 
 impl Plan {
     /// A manifest that is there has to be trusted as it is: nothing of somebody else's is trusted along.
-    fn make(client: &mut Client, place: Place, prefix: Option<Reference>) -> Result<Self> {
+    fn make(
+        client: &mut Client,
+        place: Place,
+        prefix: Option<Reference>,
+        value: Plaintext,
+        by_key: bool,
+    ) -> Result<(Self, Vec<Entry>)> {
         let path = place.directory.join(FILE);
         let old = match std::fs::symlink_metadata(&path) {
             Err(_) => None,
@@ -108,8 +117,14 @@ impl Plan {
             None => names::reference(None, &[project.as_str()])?,
         };
         let reference = names::reference(Some(&below), &[place.path.below()])?;
-        let new = manifest::with_binding(old.as_deref(), &project, &place.file, &reference, &place.path)?;
-        Ok(Self { place, reference, old, new })
+        let mut entries = if by_key { keys(&value, &below)? } else { Vec::new() };
+        let bound: Vec<_> = entries.iter().map(bound).collect::<Result<_>>()?;
+        let of = if by_key { Source::Keys(&bound) } else { Source::Whole(&reference) };
+        let addition = Addition { file: &place.file, path: &place.path, of };
+        let new = manifest::extended(old.as_deref(), &project, addition)?;
+        entries.push(Entry { reference: reference.clone(), value });
+        names::check_collisions(&entries)?;
+        Ok((Self { place, reference, old, new }, entries))
     }
 
     fn description(&self, seen: &[ImportInfo]) -> String {
@@ -150,7 +165,12 @@ impl Plan {
             let trusted = self.place.directory.join(FILE);
             output::json(&serde_json::json!({ "secrets": imported, "links": made, "manifest": trusted }))?;
         } else {
-            output::line(&format!("stored {}, and trusted {FILE} with", self.reference))?;
+            let others = match imported.len() - 1 {
+                0 => String::new(),
+                1 => " and its one key".into(),
+                count => format!(" and its {count} keys"),
+            };
+            output::line(&format!("stored {}{others}, and trusted {FILE} with", self.reference))?;
             output::print(&manifest::added(self.old.as_deref(), &self.new))?;
             link::say(&made)?;
         }
@@ -161,6 +181,42 @@ impl Plan {
         );
         Ok(())
     }
+}
+
+/// The keys of a .env file that the format `dotenv` can be made of again.
+///
+/// # Errors
+/// `bad_dotenv`, `bad_name`, `nothing_to_import`; `not_by_key`. No key is repeated: it may be a value.
+fn keys(file: &Plaintext, below: &Reference) -> Result<Vec<Entry>> {
+    let entries = dotenv::read(file, Some(below))?;
+    let refuse = |why: &str| {
+        let hint = "leave --by-key out: then the whole file is one secret";
+        Err(bad_usage("not_by_key", format!("the file cannot be made of its keys again: {why}"), hint))
+    };
+    if entries.is_empty() {
+        return refuse("it has none");
+    }
+    if !entries.iter().all(|entry| is_variable(key_of(entry))) {
+        return refuse("one of them is no variable's name");
+    }
+    match entries.iter().find(|entry| !dotenv::reads_back(&entry.value)) {
+        None => Ok(entries),
+        Some(entry) => refuse(&format!("the value of {} needs quotes of several kinds", key_of(entry))),
+    }
+}
+
+fn key_of(entry: &Entry) -> &str {
+    entry.reference.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+/// As POSIX has it (XBD 8.1), in both cases.
+fn is_variable(key: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    key.chars().all(word) && !key.starts_with(|c: char| c.is_ascii_digit()) && !key.is_empty()
+}
+
+fn bound(entry: &Entry) -> Result<(FileName, Reference)> {
+    Ok((FileName::new(key_of(entry))?, entry.reference.clone()))
 }
 
 /// That this text, and no other, is what is trusted.

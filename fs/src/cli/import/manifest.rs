@@ -8,7 +8,7 @@ use std::path::Path;
 use kin_broker::manifest::FILE;
 use kin_broker::{Error, Result};
 use kin_policy::{FileName, FilePath, ProjectName, Reference};
-use toml_edit::{DocumentMut, InlineTable, Item, Table, value};
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, value};
 
 use crate::cli::bad_usage;
 
@@ -27,35 +27,93 @@ pub(super) fn project_name(directory: &Path) -> ProjectName {
         .expect("the last of them is a name")
 }
 
-/// The text of a manifest that also binds `file`, or of a new one.
+/// What a manifest is to get.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addition<'a> {
+    /// The file.
+    pub(super) file: &'a FileName,
+    /// Where it is.
+    pub(super) path: &'a FilePath,
+    /// What it is made of.
+    pub(super) of: Source<'a>,
+}
+
+/// What a file is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// One secret, which has all of it.
+    Whole(&'a Reference),
+    /// A binding for each key.
+    Keys(&'a [(FileName, Reference)]),
+}
+
+/// The text of a manifest that also has this, or of a new one.
 ///
 /// # Errors
 /// `bound_already`, `manifest_invalid`.
-pub(super) fn with_binding(
-    text: Option<&str>,
-    project: &ProjectName,
-    file: &FileName,
-    reference: &Reference,
-    path: &FilePath,
-) -> Result<String> {
+pub(super) fn extended(text: Option<&str>, project: &ProjectName, addition: Addition<'_>) -> Result<String> {
     let new = || format!("schema = 1\n\n[project]\nname = \"{project}\"\n");
     let text = text.map_or_else(new, ToOwned::to_owned);
     let mut document: DocumentMut = text.parse().map_err(|_| invalid("it does not parse"))?;
-    let bindings = document.entry("bindings").or_insert(Item::Table(Table::new()));
-    let bindings = bindings.as_table_like_mut().ok_or_else(|| invalid("bindings is no table"))?;
-    if bindings.contains_key(file.as_str()) {
-        let message = format!("{FILE} binds {file} already");
-        return Err(bad_usage(
-            "bound_already",
-            message,
-            "give it a `path`, trust it, and `kin link --adopt`",
-        ));
+    let Addition { file, path, of } = addition;
+    let taken = ["bindings", "files"].into_iter().any(|table| {
+        document.get(table).and_then(Item::as_table_like).is_some_and(|own| own.contains_key(file.as_str()))
+    });
+    if taken {
+        return Err(bound_already(file, "give it a `path`, trust it, and `kin link --adopt`"));
     }
-    let mut binding = InlineTable::new();
-    binding.insert("ref", reference.as_str().into());
-    binding.insert("path", path.as_str().into());
-    bindings.insert(file.as_str(), value(binding));
+    let bindings = table(&mut document, "bindings")?;
+    match of {
+        Source::Whole(reference) => {
+            let mut binding = InlineTable::new();
+            binding.insert("ref", reference.as_str().into());
+            binding.insert("path", path.as_str().into());
+            bindings.insert(file.as_str(), value(binding));
+        }
+        Source::Keys(keys) => {
+            for (key, reference) in keys {
+                match bindings.get(key.as_str()) {
+                    None => drop(bindings.insert(key.as_str(), value(reference.as_str()))),
+                    Some(there) if is_of(there, reference) => {}
+                    Some(_) => {
+                        return Err(bound_already(key, "it is another secret there: rename one of them"));
+                    }
+                }
+            }
+            let mut made = Table::new();
+            made.insert("format", value("dotenv"));
+            made.insert("select", value(list(keys.iter().map(|(key, _)| key.as_str()))));
+            made.insert("path", value(path.as_str()));
+            table(&mut document, "files")?.insert(file.as_str(), Item::Table(made));
+        }
+    }
     Ok(document.to_string())
+}
+
+fn table<'d>(document: &'d mut DocumentMut, name: &str) -> Result<&'d mut dyn TableLike> {
+    let mut new = Table::new();
+    // Without a line of its own where all that it has are tables.
+    new.set_implicit(name == "files");
+    let item = document.entry(name).or_insert(Item::Table(new));
+    item.as_table_like_mut().ok_or_else(|| invalid(&format!("{name} is no table")))
+}
+
+fn is_of(binding: &Item, reference: &Reference) -> bool {
+    let own = binding.as_str().or_else(|| binding.as_table_like()?.get("ref")?.as_str());
+    own == Some(reference.as_str())
+}
+
+/// Each on a line of its own.
+fn list<'n>(names: impl Iterator<Item = &'n str>) -> Array {
+    let mut list: Array = names.collect();
+    list.iter_mut().for_each(|name| name.decor_mut().set_prefix("\n    "));
+    list.set_trailing_comma(true);
+    list.set_trailing("\n");
+    list
+}
+
+fn bound_already(file: &FileName, hint: &str) -> Error {
+    bad_usage("bound_already", format!("{FILE} has {file} already"), hint)
 }
 
 fn invalid(why: &str) -> Error {
@@ -94,10 +152,43 @@ pub(super) fn write(directory: &Path, text: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn extended(text: Option<&str>) -> Result<String> {
+    fn with(text: Option<&str>, of: Source<'_>) -> Result<String> {
         let project = ProjectName::new("api").unwrap();
         let (file, path) = (FileName::new(".env").unwrap(), FilePath::new(".env").unwrap());
-        with_binding(text, &project, &file, &Reference::new("api/.env").unwrap(), &path)
+        super::extended(text, &project, Addition { file: &file, path: &path, of })
+    }
+
+    fn extended(text: Option<&str>) -> Result<String> {
+        with(text, Source::Whole(&Reference::new("api/.env").unwrap()))
+    }
+
+    fn by_key(text: Option<&str>) -> Result<String> {
+        let keys = ["A", "B"]
+            .map(|key| (FileName::new(key).unwrap(), Reference::new(format!("api/{key}")).unwrap()));
+        with(text, Source::Keys(&keys))
+    }
+
+    #[test]
+    fn a_file_of_keys_is_one_that_kin_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = by_key(None).unwrap();
+        write(dir.path(), &text).unwrap();
+        let manifest = kin_broker::manifest::Manifest::read(dir.path()).unwrap();
+        assert_eq!(manifest.bindings["A"].reference.as_str(), "api/A");
+        let file = &manifest.files[".env"];
+        assert_eq!((file.format.as_str(), file.recipe.uses().len()), ("dotenv", 2));
+        assert_eq!(file.path.as_ref().unwrap().as_str(), ".env");
+        assert!(!text.contains("[files]"), "{text}");
+    }
+
+    #[test]
+    fn keys_that_are_bound_stay_as_they_are_and_other_secrets_are_refused() {
+        let old = "schema = 1\n[project]\nname = \"api\"\n[bindings]\nA = { ref = \"api/A\", max_opens = 3 } # mine\n";
+        let new = by_key(Some(old)).unwrap();
+        assert!(new.starts_with(&format!("{old}B = \"api/B\"\n")), "{new}");
+        assert_eq!(&*by_key(Some(&new)).unwrap_err().code, "bound_already", "the file is there");
+        let other = old.replace("api/A", "other/A");
+        assert_eq!(&*by_key(Some(&other)).unwrap_err().code, "bound_already");
     }
 
     #[test]

@@ -35,12 +35,15 @@ pub(super) mod staging;
 /// the lines after it are a second one, NAME.rest. Nothing in a .env file is expanded: $X stays $X.
 ///
 /// With --link the file itself becomes a secret, kin.toml gets a binding for it and is trusted as it is then, and a
-/// link to the mount takes the file's place; `kin unlink --restore` brings it back. Inside a grant's tree
-/// all of it is denied.
+/// link to the mount takes the file's place; `kin unlink --restore` brings it back. With --by-key each key of a .env
+/// file becomes a secret and a binding as well, and the file that the mount shows is made of them: a key can be
+/// rotated, limited and looked for alone. Comments are left out; what is restored is the file as it was. Inside a
+/// grant's tree all of it is denied.
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin import .env --prefix api --dry-run
   kin import .env --link                    values, kin.toml and the link, in one step
+  kin import .env --link --by-key           the same, with a secret for each key
   kin import ~/.password-store --prefix pass
   kin import vault.json --overwrite --yes
   kin import secrets.age --passphrase-stdin < passphrase")]
@@ -66,6 +69,9 @@ pub(super) struct Arguments {
     /// Put a link to the mount in the file's place
     #[arg(long, conflicts_with_all = ["dry_run", "passphrase_stdin", "identity"])]
     link: bool,
+    /// With --link, make a secret and a binding of each key of a .env file, and the file of them
+    #[arg(long, requires = "link")]
+    by_key: bool,
     /// Read the passphrase of an export from the first line of standard input
     #[arg(long)]
     passphrase_stdin: bool,
