@@ -86,10 +86,6 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
     let MaxOpens { in_all, of_files } = max_opens(&arguments.max_opens)?;
     let on_rotate = arguments.on_rotate.as_deref().map(on_rotate).transpose()?;
     let redact = arguments.redact && !arguments.no_redact;
-    if redact && on_rotate == Some(OnRotate::Restart) {
-        let message = "a command whose output is redacted cannot be started again";
-        return Err(bad_usage("usage", message, "take a signal, --on-rotate HUP, or go without --redact"));
-    }
     let for_first = arguments.for_first.as_deref().map(duration::window).transpose()?;
     let Variables { plain, references } = env_file::read(&arguments.env_file)?;
     Ok(RunOptions {

@@ -254,6 +254,7 @@ impl<'a> Keeper<'a> {
         let Some(broker) = &self.broker else { return Err(NoKeeper::CalledOff) };
         let after = next.take_turn(GRANT_DEADLINE)?;
         next.ready()?;
+        adopt(self.slave.as_ref(), &next)?;
         broker.command_started(next.pid())?;
         self.command = next.release().map_err(|failed| no_command(self.start, failed))?;
         (self.state, self.next) = (Some(State::Running), Some(after));
@@ -292,7 +293,7 @@ impl<'a> Keeper<'a> {
     fn obey(&mut self, orders: &[Order]) {
         for Order { signal, stops, group, ground } in orders {
             let Some(state) = &self.state else { return };
-            if let (Some(slave), Some(ground)) = (&self.slave, ground) {
+            if let (Some(slave), Some(ground)) = (&mut self.slave, ground) {
                 slave.put(self.command, *ground);
             }
             let Ok(signal) = Signal::try_from(i32::from(*signal)) else { continue };
@@ -425,9 +426,10 @@ fn start_command(
     granted: &Granted,
     (ignores_children, output): (bool, Option<Keepers>),
 ) -> Result<Begun, NoKeeper> {
-    let next = command(start, granted, ignores_children);
+    let mut next = command(start, granted, ignores_children);
     let mut command = command(start, granted, ignores_children);
-    let slave = output.and_then(|output| output.give_to(&mut command));
+    let slave =
+        output.map(|output| redirected(start, output, &mut command, &mut next)).transpose()?.flatten();
     let keepers = [link.as_raw_fd(), broker.stream().as_raw_fd()];
     let waiting = spawn::fork(command, &keepers, start.directories, granted);
     let waiting = waiting.map_err(|error| no_command(start, error.into()))?;
@@ -437,8 +439,7 @@ fn start_command(
         Some(OnRotate::Restart) => Some(stay_behind(start, next, keepers, &waiting, granted)?),
         _ => None,
     };
-    let adopted = slave.as_ref().map_or(Ok(()), |slave| slave.adopt(waiting.pid()));
-    adopted.map_err(|errno| Error::internal("give the command its terminal", errno.desc()))?;
+    adopt(slave.as_ref(), &waiting)?;
     broker.ask::<()>(Question::CommandStarted { pid: waiting.pid() })?;
     let rotation = start
         .options
@@ -450,6 +451,24 @@ fn start_command(
     }
     let command = waiting.release().map_err(|failed| no_command(start, failed))?;
     Ok(Begun { command, slave, next, rotation })
+}
+
+/// Gives both of them the streams, where there is to be a next one; what is left is the terminal.
+fn redirected(
+    start: &Start,
+    output: Keepers,
+    command: &mut Command,
+    next: &mut Command,
+) -> Result<Option<Slave>> {
+    if start.options.on_rotate == Some(OnRotate::Restart) {
+        output.lend_to(next).map_err(|error| Error::internal("lend the next command its streams", error))?;
+    }
+    Ok(output.give_to(command))
+}
+
+fn adopt(slave: Option<&Slave>, waiting: &Waiting) -> Result<()> {
+    let adopted = slave.map_or(Ok(()), |slave| slave.adopt(waiting.pid()));
+    adopted.map_err(|errno| Error::internal("give the command its terminal", errno.desc()))
 }
 
 /// Who becomes the command next holds nothing of the keeper's, and goes where the first one is.
