@@ -10,7 +10,6 @@ use std::time::Duration;
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, PrivateRequest, Question};
 use kin_broker::placeholders::Placeholder;
-use kin_broker::redaction::NotMasked;
 use kin_broker::sys::child;
 use kin_broker::{Class, Error, Result};
 use kin_policy::Ending;
@@ -509,9 +508,7 @@ fn front_lets_it_start(link: &UnixStream, has_terminal: bool) -> bool {
 
 /// Warns of what is not masked, connects the redactor with the front, and goes to the command's terminal.
 fn redirect(output: Keepers, broker: &mut Client, granted: &Granted) -> Result<Keepers> {
-    for NotMasked { file, why } in &granted.unmasked {
-        super::complain(&format!("warning: {file} is not masked{}", status::because(*why)));
-    }
+    granted.unmasked.iter().for_each(|what| complain(&status::not_masked(what)));
     broker.ask_with_descriptor::<()>(Question::ServeOutput, output.redactors())?;
     output.lead().map_err(|errno| Error::internal("lead the command's terminal", errno.desc()))?;
     Ok(output)

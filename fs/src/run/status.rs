@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use kin_broker::describe;
-use kin_broker::redaction::Unmasked;
+use kin_broker::redaction::{NotMasked, Unmasked};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -49,13 +49,14 @@ fn is_nowhere(program: &OsStr) -> bool {
     !program.as_encoded_bytes().contains(&b'/') && !found()
 }
 
-/// The rest of a warning.
-pub(super) fn because(why: Unmasked) -> &'static str {
-    match why {
+/// The warning of a value that is not masked.
+pub(super) fn not_masked(NotMasked { file, why }: &NotMasked) -> String {
+    let because = match why {
         Unmasked::Short => ": what has less than 8 bytes never is",
         Unmasked::Long => ": it is too large",
         Unmasked::Encoded => " where it is encoded: all values together are too large",
-    }
+    };
+    format!("warning: {file} is not masked{because}")
 }
 
 /// The most arguments of a command, and the most characters of one, that `kin status` is told.

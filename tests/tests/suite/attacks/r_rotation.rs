@@ -72,6 +72,28 @@ fn r15_a_command_that_is_started_again_is_masked_with_old_and_new() {
     }
 }
 
+#[test]
+fn r04_a_short_version_that_comes_later_is_warned_of_when_it_comes() {
+    const WARNING: &str = "warning: DATABASE_URL is not masked: what has less than 8 bytes never is\n";
+    let world = World::ready();
+    let script = "echo >>up; read go; cat $KIN_DIR/DATABASE_URL; cat $KIN_DIR/API_KEY";
+    let mut command = world.program(binary());
+    command.args(["run", "--redact", "--", "sh", "-c", script]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut run = command.spawn().expect("kin run");
+    has_lines(&world, "up", 1);
+    // Said at each short version, and at no other.
+    for value in ["1234567", "12345678", "true", "true", "again-a-long-one", "{"] {
+        world.set("db/url", value.as_bytes());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    world.secret("api/key");
+    drop(run.stdin.take());
+    let (stdout, stderr) = both_streams(&mut run);
+    assert!(run.wait().expect("its end").success());
+    assert_eq!((stdout.as_str(), stderr), ("{[REDACTED:API_KEY]", WARNING.repeat(4)));
+}
+
 /// Says its number, then what the terminal tells it: interrupts, sizes and lines; ends with 7 at `end`.
 const ATTENTIVE: &str = "
 import os, select, signal, sys
