@@ -31,6 +31,9 @@ use super::{Start, complain, descriptors, private, spawn, values};
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 const GRANT_DEADLINE: Duration = Duration::from_secs(30);
 
+/// The exit code for a fault after the start.
+const FAULT: i32 = 125;
+
 /// What ends a command, as a rule: who sends it such a signal does not want it started again.
 const ENDS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
@@ -244,6 +247,10 @@ impl<'a> Keeper<'a> {
                 None
             }
             Err(NoKeeper::NotStarted(code, line)) => Some(Report::NotStarted { code, line }),
+            // Without a grant nothing was to be started.
+            Err(NoKeeper::Refused(error)) if !is_over(&error) => {
+                Some(Report::NotStarted { code: FAULT, line: format!("error: {}", error.message) })
+            }
             Err(_) => Some(Report::Ended(ended)),
         }
     }
@@ -337,6 +344,11 @@ impl<'a> Keeper<'a> {
             Report::BrokerGone.send(link);
         }
     }
+}
+
+/// Whether the grant has ended, by its own or with its broker.
+fn is_over(error: &Error) -> bool {
+    ["grant_ended", "broker_unreachable"].contains(&&*error.code)
 }
 
 /// Whether there are processes to keep.
