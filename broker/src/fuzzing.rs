@@ -268,7 +268,7 @@ fn frames() -> Vec<Vec<u8>> {
         command: vec!["make".into()],
         end_with_child: false,
         private: None,
-        redact: false,
+        redact: None,
     };
     let framed = |question: Question, value: Option<&Plaintext>| {
         let mut frame = Vec::new();

@@ -416,7 +416,7 @@ fn grant_request(start: &Start) -> GrantRequest {
         front: start.front,
         command: status::shown(&options.command),
         end_with_child: options.end_with_child,
-        redact: options.redact,
+        redact: start.redact,
         private: options.private.then(|| PrivateRequest { home: private::home() }),
     }
 }
