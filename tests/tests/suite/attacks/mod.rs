@@ -12,6 +12,7 @@ mod jk;
 mod l;
 mod r;
 mod r_rotation;
+mod r_script;
 mod r_terminal;
 mod x;
 mod y;
