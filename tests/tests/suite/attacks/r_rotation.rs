@@ -118,7 +118,7 @@ while True:
         sys.exit(7) if line == 'end' else say('<%s>' % line)
 ";
 
-fn attentive(world: &World) {
+pub(super) fn attentive(world: &World) {
     std::fs::write(world.project().join("attentive.py"), ATTENTIVE).expect("a program");
 }
 
@@ -160,6 +160,32 @@ fn r16_a_redacted_command_that_is_started_again_has_the_terminal() {
         terminal.types("cat\n");
         terminal.is_cooked();
     }
+}
+
+#[test]
+fn r16_a_redacted_command_that_is_stopped_is_started_again_when_it_goes_on() {
+    let world = World::ready();
+    attentive(&world);
+    let terminal = Terminal::shell(&world, "--redact --on-rotate restart");
+    terminal.types("$W python3 attentive.py\n");
+    terminal.sees("up 1, size 80x24, [REDACTED:DATABASE_URL]\r\n");
+    terminal.types("\x1a");
+    terminal.sees("Stopped");
+    terminal.sees(PROMPT);
+    world.secret("db/url");
+    // Longer than versions are waited for that come together.
+    std::thread::sleep(Duration::from_millis(500));
+    has_lines(&world, "up", 1);
+    terminal.types("echo still=$((20 + 1))\n");
+    terminal.sees("still=21\r\n");
+    terminal.types("fg\n");
+    terminal.sees("up 2, size 80x24, [REDACTED:DATABASE_URL]\r\n");
+    terminal.types("\x03");
+    terminal.sees("^Cinterrupt\r\n");
+    terminal.types("end\n");
+    terminal.sees(PROMPT);
+    terminal.types("echo code=$?\n");
+    terminal.sees("code=7\r\n");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use kin_tests::{PROMPT, Terminal, World, eventually, process};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::r_rotation::attentive;
+
 /// What a person does, once with the command bare and once with `$W` before it: the screens must be the same.
 fn both(world: &World, act: impl Fn(&Terminal, &str)) {
     let screen = |before: &str| {
@@ -115,21 +117,21 @@ fn r16_keys_are_the_commands_in_every_mode() {
 fn r16_a_change_of_size_reaches_the_command() {
     let world = World::ready();
     let terminal = Terminal::shell(&world, "--redact");
-    let watch = "import os, signal\ndef seen(*_): os.write(1, b\"size %d\\n\" % os.get_terminal_size().columns)\n\
-        signal.signal(signal.SIGWINCH, seen); print(\"up\", flush=True)\nwhile input() != \"end\": pass";
-    runs(&terminal, &format!("$W python3 -c '{watch}'"));
-    terminal.sees("up\r\n");
+    attentive(&world);
+    terminal.types("$W python3 attentive.py\n");
+    terminal.sees("up 1, size 80x24, ");
+    terminal.sees("\r\n");
     terminal.resize(30, 100);
-    terminal.sees("size 100");
+    terminal.sees("size 100x30\r\n");
     terminal.resize(30, 90);
-    terminal.sees("size 90");
+    terminal.sees("size 90x30\r\n");
     // Changed while it is stopped.
     terminal.types("\x1a");
     terminal.sees("Stopped");
     terminal.sees(PROMPT);
     terminal.resize(30, 70);
     terminal.types("fg\n");
-    terminal.sees("size 70");
+    terminal.sees("size 70x30\r\n");
     terminal.types("end\n");
     terminal.sees(PROMPT);
 }
