@@ -20,6 +20,7 @@ use kin_policy::{FileName, Limits, Reference};
 use nix::sys::signal::SigSet;
 use nix::unistd::ForkResult;
 
+mod begin;
 mod broker;
 mod descriptors;
 mod front;
