@@ -84,7 +84,7 @@ impl House {
             command: vec!["sh".into()],
             end_with_child: false,
             private: None,
-            redact: false,
+            redact: None,
         };
         self.broker.grant(Peer { held }, &request, None).map(|(_, live)| live)
     }

@@ -215,6 +215,7 @@ impl Broker {
             bindings: bindings.collect(),
             files: manifest.files.iter().map(|(file, of)| rendered(file, of)).collect(),
             scrub: manifest.scrub.iter().cloned().collect(),
+            redact: manifest.redact,
         }
     }
 

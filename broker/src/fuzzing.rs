@@ -171,7 +171,7 @@ const MANIFESTS: [&str; 4] = [
     "schema = 1\n[project]\nname = \"api\"\n[bindings]\n\"tls.key\" = { ref = \"tls/key\", \
      env_path = \"TLS_KEY_FILE\", path = \"~/.tls/key\", max_opens = 3, for_first = \"30s\", descend = \"child\" }\n\
      other = { ref = \"a/b\", namespaces = \"any\", descend = 2, path = \".env\" }\n",
-    "schema = 1\n[project]\nname = \"api\"\nscrub = true\n[bindings]\nDB = { ref = \"a\", env_value = \"DB\" }\n\
+    "schema = 1\n[project]\nname = \"api\"\nscrub = true\nredact = true\n[bindings]\nDB = { ref = \"a\", env_value = \"DB\" }\n\
      [files.x]\ntemplate = \"\"\"\n{# é #}{{ DB | trim | json }}{% for n in [\"DB\"] %}{{ bindings[n] ~ 1 }}\
      {% if not loop.last %},{% endif %}{% endfor %}\n\"\"\"\npath = \".env\"\n",
     "schema = 1\nproject.name = \"api\"\nbindings.DB = \"a\"\n[files.x]\nformat = \"toml\"\n\
@@ -268,7 +268,7 @@ fn frames() -> Vec<Vec<u8>> {
         command: vec!["make".into()],
         end_with_child: false,
         private: None,
-        redact: false,
+        redact: None,
     };
     let framed = |question: Question, value: Option<&Plaintext>| {
         let mut frame = Vec::new();

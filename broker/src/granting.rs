@@ -17,7 +17,7 @@ use kin_policy::{
 use crate::audit::Event;
 use crate::broker::Broker;
 use crate::clock;
-use crate::control::protocol::{GrantRequest, Granted, KEEPER_COMM, TrustState};
+use crate::control::protocol::{GrantRequest, Granted, KEEPER_COMM, REDACTION_WANTED, TrustState};
 use crate::control::{Peer, peer_gone};
 use crate::custody::Asker;
 use crate::error::{Class, Error, Result};
@@ -56,6 +56,9 @@ impl Broker {
             trusted(&trust.check(&manifest), &manifest)?;
             trust.mounted_as(&manifest.directory).ok_or_else(|| untrusted(&manifest))?
         };
+        if manifest.redact && request.redact.is_none() {
+            return Err(redaction_wanted(&manifest));
+        }
         let (directory, scrub) = (manifest.directory.clone(), manifest.scrub.iter().cloned().collect());
         let namespaces = self.identifier.namespaces_of(&peer.held);
         let outer_view = outer.as_deref().map(|outer| Outer::seen_from(outer, namespaces));
@@ -72,8 +75,8 @@ impl Broker {
             request.private.as_ref().map(|private| self.prepare_private(&live, private)).transpose()?;
         self.enter(&live).inspect_err(|_| self.placeholders.release(live.grant.id))?;
         let prepared = self.measure_all(&live, &opened.vault).and_then(|()| match request.redact {
-            true => self.prepare_redaction(&live, &opened.vault),
-            false => Ok(Vec::new()),
+            Some(true) => self.prepare_redaction(&live, &opened.vault),
+            _ => Ok(Vec::new()),
         });
         let unmasked = prepared.inspect_err(|_| self.call_off(&live))?;
         Ok((Granted { private, scrub, unmasked, ..self.describe(&live, values) }, live))
@@ -379,6 +382,11 @@ pub(crate) fn untrusted(manifest: &Manifest) -> Error {
 fn missing(file: &FileName, binding: &Binding) -> Error {
     let message = format!("the vault has no {}, which {file} is bound to", binding.reference);
     Error::new(Class::Unsafe, "secret_missing", message).hint(format!("`kin set {}`", binding.reference))
+}
+
+fn redaction_wanted(manifest: &Manifest) -> Error {
+    let message = format!("the project {} wants its commands redacted", manifest.project);
+    Error::new(Class::Usage, REDACTION_WANTED, message).hint("`kin run --redact`, or `--no-redact`")
 }
 
 fn denied(code: &'static str, message: &str) -> Error {

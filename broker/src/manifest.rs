@@ -41,6 +41,8 @@ pub struct Manifest {
     pub files: BTreeMap<FileName, FileRecipe>,
     /// Variables that a command does not inherit.
     pub scrub: BTreeSet<String>,
+    /// Values are masked in what a command writes, unless who starts it says otherwise.
+    pub redact: bool,
     /// Its text.
     pub text: String,
     /// SHA-256 of its bytes, hexadecimal.
@@ -81,8 +83,8 @@ impl Manifest {
             .ok_or_else(missing)?;
         let hash = format!("{:x}", Sha256::digest(&bytes));
         let text = String::from_utf8(bytes).map_err(|_| unreadable(format!("{FILE} is not UTF-8")))?;
-        let Said { project, bindings, files, scrub } = Reader::of(&text).read()?;
-        Ok(Self { project, bindings, files, scrub, text, hash, directory })
+        let Said { project, bindings, files, scrub, redact } = Reader::of(&text).read()?;
+        Ok(Self { project, bindings, files, scrub, redact, text, hash, directory })
     }
 }
 
@@ -161,6 +163,15 @@ struct Said {
     bindings: Bindings,
     files: BTreeMap<FileName, FileRecipe>,
     scrub: BTreeSet<String>,
+    redact: bool,
+}
+
+/// What it says of the project as a whole.
+struct Whole {
+    name: ProjectName,
+    /// All variables of its names are kept from a command.
+    scrub: bool,
+    redact: bool,
 }
 
 impl Reader<'_> {
@@ -174,7 +185,7 @@ impl Reader<'_> {
         let root = root.get_ref();
         self.check_schema(root)?;
         self.closed(root, &["schema", "project", "bindings", "files"])?;
-        let (project, scrub_all) = self.project(root)?;
+        let Whole { name: project, scrub: scrub_all, redact } = self.project(root)?;
         let mut taken = Taken::default();
         let bindings = match root.get("bindings") {
             Some(value) => self.bindings(self.table(value, "bindings")?, scrub_all, &mut taken)?,
@@ -187,7 +198,7 @@ impl Reader<'_> {
         if scrub_all {
             taken.scrub.extend(files.values().filter_map(|file| file.env_path.clone()));
         }
-        Ok(Said { project, bindings, files, scrub: taken.scrub })
+        Ok(Said { project, bindings, files, scrub: taken.scrub, redact })
     }
 
     /// TOML allows a byte order mark and CRLF; here both are the mark of a file that some tool rewrote.
@@ -217,15 +228,14 @@ impl Reader<'_> {
         }
     }
 
-    /// Its name, and whether all variables of its names are kept from a command.
-    fn project(&self, root: &Table<'_>) -> Result<(ProjectName, bool)> {
-        let (name, scrub) = match root.get("project") {
+    fn project(&self, root: &Table<'_>) -> Result<Whole> {
+        let (name, scrub, redact) = match root.get("project") {
             Some(value) => {
                 let table = self.table(value, "project")?;
-                self.closed(table, &["name", "scrub"])?;
-                (table.get("name"), self.switch(table, "scrub")?)
+                self.closed(table, &["name", "scrub", "redact"])?;
+                (table.get("name"), self.switch(table, "scrub")?, self.switch(table, "redact")?)
             }
-            None => (None, false),
+            None => (None, false, false),
         };
         let name = name.ok_or_else(|| {
             Error::new(Class::Unsafe, "manifest_invalid", format!("{FILE} does not name its project"))
@@ -233,7 +243,7 @@ impl Reader<'_> {
         })?;
         let name =
             ProjectName::new(self.string(name, "name")?).map_err(|bad| self.bad_name(name.span(), &bad))?;
-        Ok((name, scrub))
+        Ok(Whole { name, scrub, redact })
     }
 
     fn switch(&self, table: &Table<'_>, key: &str) -> Result<bool> {

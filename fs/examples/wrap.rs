@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         values: Vec::new(),
         end_with_child,
         private: false,
-        redact: false,
+        redact: None,
         on_rotate,
         project_directory: std::env::current_dir().unwrap_or_default(),
     };

@@ -436,6 +436,9 @@ pub struct ManifestInfo {
     pub files: Vec<RenderedInfo>,
     /// Variables that a command does not inherit.
     pub scrub: Vec<String>,
+    /// Values are masked in what a command writes, unless who starts it says otherwise.
+    #[serde(default)]
+    pub redact: bool,
 }
 
 /// One file of a manifest that is made of several bindings.
@@ -514,6 +517,9 @@ pub enum TrustState {
     Locked,
 }
 
+/// The code of the refusal of a grant that is to be asked for again, with a redactor or expressly without.
+pub const REDACTION_WANTED: &str = "redaction_wanted";
+
 /// What a keeper asks for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GrantRequest {
@@ -542,9 +548,10 @@ pub struct GrantRequest {
     /// A mount for this tree alone, with files at their real paths.
     #[serde(default)]
     pub private: Option<PrivateRequest>,
-    /// A redactor for the command's output.
+    /// A redactor for the command's output, or none; where nothing is said and the project wants one, the answer
+    /// is [`REDACTION_WANTED`].
     #[serde(default)]
-    pub redact: bool,
+    pub redact: Option<bool>,
 }
 
 /// What a private mount is asked for with.

@@ -17,13 +17,16 @@ use super::stream;
 use crate::control::write_frame;
 use crate::sys::memory::Plaintext;
 
-/// What the front and the redactor say to each other: one byte each.
+/// What the front and the redactor say to each other: one byte each, and with some more.
 pub mod link {
-    use std::io;
-    use std::os::fd::AsFd;
+    use std::io::{self, Read};
+    use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::net::UnixStream;
 
-    use super::super::channel::send_tag;
+    use nix::sys::socket::{MsgFlags, send};
+
+    use super::super::channel::{NotMasked, send_tag};
+    use crate::control::{read_frame, write_frame};
 
     pub(super) const FROM: u8 = b's';
     pub(super) const TO: u8 = b't';
@@ -31,8 +34,39 @@ pub mod link {
     pub const COMPLETE: u8 = b'c';
     /// Show what has come up to now. It comes back once that is done.
     pub const FLUSH: u8 = b'f';
-    /// From the redactor: every stream has ended.
-    pub const ENDED: u8 = b'e';
+    pub(super) const ENDED: u8 = b'e';
+    const NOT_MASKED: u8 = b'n';
+
+    /// What the redactor says.
+    #[derive(Debug)]
+    pub enum Said {
+        /// What had come before a [`FLUSH`] is shown.
+        Flushed,
+        /// Every stream has ended.
+        Ended,
+        /// A version has come since the start that is not masked.
+        NotMasked(NotMasked),
+    }
+
+    /// The next thing; `None` where it is gone.
+    pub fn hear(mut link: &UnixStream) -> Option<Said> {
+        let mut tag = [0];
+        link.read_exact(&mut tag).ok()?;
+        match tag[0] {
+            FLUSH => Some(Said::Flushed),
+            ENDED => Some(Said::Ended),
+            NOT_MASKED => read_frame(&mut link).ok()?.map(|(what, _)| Said::NotMasked(what)),
+            _ => None,
+        }
+    }
+
+    /// Whether it could be said at once: nobody waits for a front that is stopped. So few bytes are sent whole or
+    /// not at all (`unix_stream_sendmsg`, net/unix/af_unix.c).
+    pub(super) fn say_not_masked(link: &UnixStream, what: &NotMasked) -> bool {
+        let mut bytes = vec![NOT_MASKED];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        write_frame(&mut bytes, what, None).is_ok() && send(link.as_raw_fd(), &bytes, flags).is_ok()
+    }
 
     /// Has what comes `from` one descriptor written, masked, `to` another.
     ///
@@ -72,6 +106,10 @@ struct Process {
     link: Option<UnixStream>,
     /// Every value that was handed over, old versions too.
     values: Vec<(String, Plaintext)>,
+    /// What is not masked now; the broker has told the front of what was so at first.
+    unmasked: Option<Vec<NotMasked>>,
+    /// Of what the front has to hear still.
+    untold: Vec<NotMasked>,
     shared: Arc<Shared>,
     from: Option<OwnedFd>,
     streams: Vec<Stream>,
@@ -93,6 +131,8 @@ impl Process {
             broker: Some(broker),
             link: None,
             values: Vec::new(),
+            unmasked: None,
+            untold: Vec::new(),
             shared: Arc::new(Shared { patterns: RwLock::new(Arc::new(patterns)), ended }),
             from: None,
             streams: Vec::new(),
@@ -147,12 +187,34 @@ impl Process {
             Some((VALUE, _)) => self.values.extend(read_value(broker)?),
             Some((ARM, _)) => {
                 let armed = self.arm()?;
-                write_frame(&mut &*broker, &armed, None)?;
+                self.note(&armed.unmasked);
+                self.broker.as_ref().map_or(Ok(()), |mut broker| write_frame(&mut broker, &armed, None))?;
             }
-            Some((LINK, Some(end))) if self.link.is_none() => self.link = Some(UnixStream::from(end)),
+            Some((LINK, Some(end))) if self.link.is_none() => {
+                self.link = Some(UnixStream::from(end));
+                self.tell();
+            }
             _ => self.broker = None,
         }
         Ok(())
+    }
+
+    /// The front hears of what was not so before.
+    fn note(&mut self, unmasked: &[NotMasked]) {
+        let Some(mut known) = self.unmasked.replace(unmasked.to_vec()) else { return };
+        for one in unmasked {
+            match known.iter().position(|other| other == one) {
+                Some(place) => drop(known.swap_remove(place)),
+                None => self.untold.push(one.clone()),
+            }
+        }
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        if let Some(link) = &self.link {
+            self.untold.retain(|one| !link::say_not_masked(link, one));
+        }
     }
 
     fn arm(&self) -> io::Result<Armed> {

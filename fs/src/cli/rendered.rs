@@ -4,12 +4,15 @@ use kin_broker::control::protocol::{ManifestInfo, RenderedInfo};
 
 use super::output;
 
-/// One line for each file that is made of several bindings, and one for the variables that are kept from a
-/// command.
+/// One line for each file that is made of several bindings, one for the variables that are kept from a
+/// command, and one where its output is redacted.
 pub(super) fn lines(manifest: &ManifestInfo) -> Vec<String> {
     let mut lines: Vec<_> = manifest.files.iter().map(file).collect();
     if !manifest.scrub.is_empty() {
         lines.push(format!("not inherited by a command: {}", manifest.scrub.join(", ")));
+    }
+    if manifest.redact {
+        lines.push("masked in what a command writes: every value of the project (redact = true)".to_owned());
     }
     lines
 }

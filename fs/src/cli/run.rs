@@ -59,7 +59,7 @@ pub(super) struct Arguments {
     /// Mask this project's values in what the command writes to its terminal, stdout and stderr
     #[arg(long, overrides_with = "no_redact")]
     redact: bool,
-    /// Pass on what the command writes as it is; the default
+    /// Pass on what the command writes as it is; the default, unless kin.toml says `redact = true`
     #[arg(long, overrides_with = "redact")]
     no_redact: bool,
     /// Mount for this command alone, in a namespace of its own, with files at their real paths too
@@ -85,11 +85,6 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
         arguments.only.map(|names| names.into_iter().map(FileName::new).collect::<Result<Vec<_>, _>>());
     let MaxOpens { in_all, of_files } = max_opens(&arguments.max_opens)?;
     let on_rotate = arguments.on_rotate.as_deref().map(on_rotate).transpose()?;
-    let redact = arguments.redact && !arguments.no_redact;
-    if redact && on_rotate == Some(OnRotate::Restart) {
-        let message = "a command whose output is redacted cannot be started again";
-        return Err(bad_usage("usage", message, "take a signal, --on-rotate HUP, or go without --redact"));
-    }
     let for_first = arguments.for_first.as_deref().map(duration::window).transpose()?;
     let Variables { plain, references } = env_file::read(&arguments.env_file)?;
     Ok(RunOptions {
@@ -102,7 +97,7 @@ fn options(arguments: Arguments) -> Result<RunOptions> {
         values: references,
         end_with_child: arguments.end_with_child,
         private: arguments.private,
-        redact,
+        redact: (arguments.redact || arguments.no_redact).then_some(arguments.redact),
         on_rotate,
         project_directory: project::directory()?,
     })

@@ -12,7 +12,7 @@ use nix::unistd::{Pid, getpid};
 use super::link::{Order, Report, wait_readable};
 use super::output::Fronts;
 use super::signals::{Received, Signals, handled, is_stopped};
-use super::status::Ended;
+use super::status::{Ended, left_a_core};
 use super::terminal::Terminal;
 use super::{Outcome, Start, descriptors};
 
@@ -173,7 +173,12 @@ impl Front<'_> {
             Report::Continued => self.stop = None,
             Report::BrokerGone => self.complain("kin: the broker stopped; its grants are void"),
             Report::Ended(Ended::Exited(code)) => return Some(Outcome::Exited(code)),
-            Report::Ended(Ended::Signaled(signal)) => return Some(Outcome::Signaled(signal)),
+            Report::Ended(Ended::Signaled { signal, core }) => {
+                if core {
+                    self.complain(&left_a_core(signal));
+                }
+                return Some(Outcome::Signaled(signal));
+            }
         }
         None
     }

@@ -3,17 +3,17 @@
 //! That command is in another session, so nothing that the person's terminal sends reaches it by itself: the front
 //! passes it on, and goes where the shell puts it.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-use kin_broker::redaction::link;
+use kin_broker::redaction::link::{self, Said};
 use nix::sys::signal::Signal;
 
 use super::front::Front;
 use super::link::{Order, wait_readable};
 use super::signals::Received;
 use super::terminal::Terminal;
-use super::{Outcome, complain};
+use super::{Outcome, complain, status};
 
 /// How long a stop waits for what was written before it.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
@@ -95,11 +95,11 @@ impl Front<'_> {
     /// The redactor has something to say, or is gone: then nobody reads what the command writes.
     pub(super) fn redactor_speaks(&mut self) {
         let Some(output) = &mut self.output else { return };
-        let mut said = [0];
-        match (&output.link).read(&mut said) {
-            Ok(1..) if said[0] == link::FLUSH => output.unanswered = output.unanswered.saturating_sub(1),
-            Ok(1..) => output.ended = true,
-            _ => {
+        match link::hear(&output.link) {
+            Some(Said::Flushed) => output.unanswered = output.unanswered.saturating_sub(1),
+            Some(Said::Ended) => output.ended = true,
+            Some(Said::NotMasked(what)) => self.complain(&status::not_masked(&what)),
+            None => {
                 self.complain("error: the redactor ended: nothing that the command writes is shown any more");
                 if self.terminal().is_some() && self.command.is_some() {
                     let signal = libc::SIGHUP as u8;

@@ -1,36 +1,29 @@
 //! The keeper: the root of a grant, from the question for it to the end of the last descendant.
 
-use std::ffi::{CString, OsString};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
-use std::time::Duration;
+use std::process::ExitStatus;
 
-use kin_broker::control::Client;
-use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, PrivateRequest, Question};
+use kin_broker::Error;
 use kin_broker::placeholders::Placeholder;
-use kin_broker::redaction::NotMasked;
 use kin_broker::sys::child;
-use kin_broker::{Class, Error, Result};
 use kin_policy::Ending;
 use nix::errno::Errno;
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
-use nix::unistd::{Pid, chdir, getppid, setsid};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, chdir, getppid};
 
+use super::begin::{Begun, GRANT_DEADLINE, NoKeeper, adopt, begin, leave_the_terminal, no_command};
 use super::broker::Broker;
 use super::link::{Order, Report, wait_readable};
 use super::output::{Keepers, Slave};
-use super::private::Namespaces;
-use super::rotation::{OnRotate, Rotation};
+use super::rotation::Rotation;
 use super::signals::Signals;
-use super::spawn::{Failed, Waiting};
-use super::status::{self, Ended};
-use super::{Start, complain, descriptors, private, spawn, values};
+use super::spawn::Waiting;
+use super::status::Ended;
+use super::{Start, descriptors};
 
-/// How long the broker may take to make a grant; its own deadlines are shorter.
-const GRANT_DEADLINE: Duration = Duration::from_secs(30);
+/// The exit code for a fault after the start.
+const FAULT: i32 = 125;
 
 /// What ends a command, as a rule: who sends it such a signal does not want it started again.
 const ENDS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
@@ -55,22 +48,6 @@ pub(super) fn main(start: &Start, link: UnixStream, output: Option<Keepers>) -> 
         }
     };
     std::process::exit(code)
-}
-
-/// Why there is no command to keep.
-enum NoKeeper {
-    /// The front said so, or is gone.
-    CalledOff,
-    /// There is no grant.
-    Refused(Error),
-    /// There is a grant, and the command could not be started: an exit code and a line.
-    NotStarted(i32, String),
-}
-
-impl From<Error> for NoKeeper {
-    fn from(error: Error) -> Self {
-        Self::Refused(error)
-    }
 }
 
 struct Keeper<'a> {
@@ -104,19 +81,8 @@ enum State {
 impl<'a> Keeper<'a> {
     /// From the question for a grant to a command that runs.
     fn start(start: &'a Start<'a>, link: &UnixStream, output: Option<Keepers>) -> Result<Self, NoKeeper> {
-        let (signals, ignores_children) = become_keeper()?;
-        let (mut client, mut granted) = ask_for_grant(start, link)?;
-        give_way(&mut granted, start);
-        if granted.warn_of_values && !granted.values.is_empty() {
-            complain(&values::warning(&granted));
-        }
-        let broker = Broker::behind(&client, start.directories)?;
-        let finish = |_: &NoKeeper| broker.finish(Ending::TreeExit);
-        let output = output.map(|output| redirect(output, &mut client, &granted)).transpose();
-        let output = output.map_err(NoKeeper::Refused).inspect_err(finish)?;
-        let how = (ignores_children, output);
-        let begun = start_command(start, link, client, &granted, how).inspect_err(finish)?;
-        let Begun { command, slave, next, rotation } = begun;
+        let Begun { broker, signals, command, slave, next, rotation, placeholders } =
+            begin(start, link, output)?;
         leave_the_terminal(&signals);
         Report::Started(command).send(link);
         descriptors::let_go(&start.passed);
@@ -135,7 +101,7 @@ impl<'a> Keeper<'a> {
             broker: Some(broker),
             end_with_child,
             slave,
-            placeholders: granted.private.map(|private| private.placeholders).unwrap_or_default(),
+            placeholders,
         })
     }
 
@@ -245,6 +211,10 @@ impl<'a> Keeper<'a> {
                 None
             }
             Err(NoKeeper::NotStarted(code, line)) => Some(Report::NotStarted { code, line }),
+            // Without a grant nothing was to be started.
+            Err(NoKeeper::Refused(error)) if !is_over(&error) => {
+                Some(Report::NotStarted { code: FAULT, line: format!("error: {}", error.message) })
+            }
             Err(_) => Some(Report::Ended(ended)),
         }
     }
@@ -254,6 +224,7 @@ impl<'a> Keeper<'a> {
         let Some(broker) = &self.broker else { return Err(NoKeeper::CalledOff) };
         let after = next.take_turn(GRANT_DEADLINE)?;
         next.ready()?;
+        adopt(self.slave.as_ref(), &next)?;
         broker.command_started(next.pid())?;
         self.command = next.release().map_err(|failed| no_command(self.start, failed))?;
         (self.state, self.next) = (Some(State::Running), Some(after));
@@ -292,7 +263,7 @@ impl<'a> Keeper<'a> {
     fn obey(&mut self, orders: &[Order]) {
         for Order { signal, stops, group, ground } in orders {
             let Some(state) = &self.state else { return };
-            if let (Some(slave), Some(ground)) = (&self.slave, ground) {
+            if let (Some(slave), Some(ground)) = (&mut self.slave, ground) {
                 slave.put(self.command, *ground);
             }
             let Ok(signal) = Signal::try_from(i32::from(*signal)) else { continue };
@@ -339,200 +310,14 @@ impl<'a> Keeper<'a> {
     }
 }
 
+/// Whether the grant has ended, by its own or with its broker.
+fn is_over(error: &Error) -> bool {
+    ["grant_ended", "broker_unreachable"].contains(&&*error.code)
+}
+
 /// Whether there are processes to keep.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Left {
     Somebody,
     Nobody,
-}
-
-/// Makes this process a keeper: its signals, and whether the front was started with SIGCHLD ignored.
-fn become_keeper() -> Result<(Signals, bool)> {
-    let fault = |what: &'static str| move |error: Errno| Error::internal(what, error);
-    let ignores_children = child::is_ignored(libc::SIGCHLD);
-    // Ignored, it would make the kernel reap the command, and its status would be lost (waitpid(2)).
-    child::set_default(libc::SIGCHLD);
-    prctl::set_child_subreaper(true).map_err(fault("become a subreaper"))?;
-    let name = CString::new(KEEPER_COMM).map_err(|error| Error::internal("name the keeper", error))?;
-    prctl::set_name(&name).map_err(fault("name the keeper"))?;
-    let mut awaited = SigSet::empty();
-    awaited.add(Signal::SIGCHLD);
-    awaited.add(Signal::SIGTERM);
-    awaited.thread_block().map_err(fault("block signals"))?;
-    let signals = Signals::of(&awaited).map_err(fault("make a signal descriptor"))?;
-    Ok((signals, ignores_children))
-}
-
-/// Connects as itself, because the broker takes the process that asks for the grant's root, and asks.
-/// An order from the front, or its end, calls it off, up to the moment before the spawn.
-fn ask_for_grant(start: &Start, link: &UnixStream) -> Result<(Client, Granted), NoKeeper> {
-    let mut broker = Client::connect(start.directories)?;
-    broker.tell(Question::Grant(grant_request(start)))?;
-    let [answered, _] = wait_readable([Some(broker.stream()), Some(link)], Some(GRANT_DEADLINE));
-    let [called_off] = wait_readable([Some(link)], Some(Duration::ZERO));
-    match (called_off, answered) {
-        (true, _) => Err(NoKeeper::CalledOff),
-        (false, false) => {
-            let late = Error::new(Class::Timeout, "timeout", "the broker did not answer in time");
-            Err(late.hint("see `kin doctor`").into())
-        }
-        (false, true) => {
-            let granted = broker.answer()?;
-            Ok((broker, granted))
-        }
-    }
-}
-
-/// What the person who starts the command says of a variable goes before what the manifest says.
-fn give_way(granted: &mut Granted, start: &Start) {
-    let options = start.options;
-    let plain = |name: &str| options.variables.iter().any(|(other, _)| other == name);
-    let asked = |name: &str| options.values.iter().any(|(other, _)| other == name);
-    granted.environment.retain(|(name, _)| !plain(name) && !asked(name));
-    granted.values.retain(|(name, _)| !plain(name));
-}
-
-fn grant_request(start: &Start) -> GrantRequest {
-    let options = start.options;
-    GrantRequest {
-        directory: options.project_directory.clone(),
-        only: options.only.clone(),
-        ttl_ms: options.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
-        limits: options.limits,
-        max_opens_of: options.max_opens_of.clone(),
-        values: options.values.clone(),
-        front: start.front,
-        command: status::shown(&options.command),
-        end_with_child: options.end_with_child,
-        redact: options.redact,
-        private: options.private.then(|| PrivateRequest { home: private::home() }),
-    }
-}
-
-/// A command that runs, and what it takes to start it again or to signal it.
-struct Begun {
-    command: u32,
-    slave: Option<Slave>,
-    next: Option<Waiting>,
-    rotation: Option<Rotation>,
-}
-
-/// Starts the command once the broker knows its process. It tells of every version from before that on.
-fn start_command(
-    start: &Start,
-    link: &UnixStream,
-    mut broker: Client,
-    granted: &Granted,
-    (ignores_children, output): (bool, Option<Keepers>),
-) -> Result<Begun, NoKeeper> {
-    let next = command(start, granted, ignores_children);
-    let mut command = command(start, granted, ignores_children);
-    let slave = output.and_then(|output| output.give_to(&mut command));
-    let keepers = [link.as_raw_fd(), broker.stream().as_raw_fd()];
-    let waiting = spawn::fork(command, &keepers, start.directories, granted);
-    let waiting = waiting.map_err(|error| no_command(start, error.into()))?;
-    wait_readable([Some(waiting.gate()), Some(link)], Some(GRANT_DEADLINE));
-    make_ready(&mut broker, &waiting, granted)?;
-    let next = match start.options.on_rotate {
-        Some(OnRotate::Restart) => Some(stay_behind(start, next, keepers, &waiting, granted)?),
-        _ => None,
-    };
-    let adopted = slave.as_ref().map_or(Ok(()), |slave| slave.adopt(waiting.pid()));
-    adopted.map_err(|errno| Error::internal("give the command its terminal", errno.desc()))?;
-    broker.ask::<()>(Question::CommandStarted { pid: waiting.pid() })?;
-    let rotation = start
-        .options
-        .on_rotate
-        .map(|what| broker.ask::<()>(Question::TellVersions).map(|()| Rotation::new(what, broker)));
-    let rotation = rotation.transpose()?;
-    if !front_lets_it_start(link, slave.is_some()) {
-        return Err(NoKeeper::CalledOff);
-    }
-    let command = waiting.release().map_err(|failed| no_command(start, failed))?;
-    Ok(Begun { command, slave, next, rotation })
-}
-
-/// Who becomes the command next holds nothing of the keeper's, and goes where the first one is.
-fn stay_behind(
-    start: &Start,
-    command: Command,
-    [link, broker]: [RawFd; 2],
-    waiting: &Waiting,
-    granted: &Granted,
-) -> Result<Waiting, NoKeeper> {
-    let namespaces = start.options.private.then(|| Namespaces::of(waiting.pid())).transpose()?;
-    let keepers = [link, broker, waiting.gate().as_raw_fd()];
-    spawn::stay_behind(command, &keepers, start.directories, granted, namespaces)
-        .map_err(|error| no_command(start, error.into()))
-}
-
-fn no_command(start: &Start, failed: Failed) -> NoKeeper {
-    match failed {
-        Failed::Refused(error) => NoKeeper::Refused(error),
-        Failed::NotStarted(error) => {
-            let program = start.options.command.first().map(OsString::as_os_str).unwrap_or_default();
-            let (code, line) = status::of_failed_start(program, &error);
-            NoKeeper::NotStarted(code, line)
-        }
-    }
-}
-
-/// The last moment to call it off. What it writes to a terminal of its own must find the front's as it will be.
-fn front_lets_it_start(link: &UnixStream, has_terminal: bool) -> bool {
-    if !has_terminal {
-        return wait_readable([Some(link)], Some(Duration::ZERO)) == [false];
-    }
-    Report::Ready.send(link);
-    wait_readable([Some(link)], Some(GRANT_DEADLINE)) == [true]
-        && Order::read(link)
-            .is_some_and(|orders| orders.iter().all(|order| order.signal == 0 && order.ground.is_some()))
-}
-
-/// Warns of what is not masked, connects the redactor with the front, and goes to the command's terminal.
-fn redirect(output: Keepers, broker: &mut Client, granted: &Granted) -> Result<Keepers> {
-    for NotMasked { file, why } in &granted.unmasked {
-        super::complain(&format!("warning: {file} is not masked{}", status::because(*why)));
-    }
-    broker.ask_with_descriptor::<()>(Question::ServeOutput, output.redactors())?;
-    output.lead().map_err(|errno| Error::internal("lead the command's terminal", errno.desc()))?;
-    Ok(output)
-}
-
-/// The device of a private mount goes on to the broker, and stays with nobody else: with it the mount would
-/// outlive the broker.
-fn make_ready(broker: &mut Client, waiting: &Waiting, granted: &Granted) -> Result<()> {
-    match (waiting.ready()?, &granted.private) {
-        (Some(device), Some(_)) => {
-            broker.ask_with_descriptor(Question::ServeMount { owner: private::owner() }, device.as_fd())
-        }
-        (None, None) => Ok(()),
-        _ => Err(Error::internal("mount for the command", "no device came")),
-    }
-}
-
-/// The command, for the front's process group, which is still this process's too, with the signal mask and
-/// dispositions that the front had (SIGPIPE has its default) and its descriptors.
-fn command(start: &Start, granted: &Granted, ignores_children: bool) -> Command {
-    let mut words = start.options.command.iter();
-    let mut command = Command::new(words.next().map(OsString::as_os_str).unwrap_or_default());
-    command.args(words);
-    for name in &granted.scrub {
-        command.env_remove(name);
-    }
-    command.envs(start.options.variables.iter().map(|(name, value)| (name, value)));
-    command.env("KIN_DIR", &granted.directory);
-    let paths = granted.environment.iter().map(|(name, file)| (name, granted.directory.join(file.as_str())));
-    command.envs(paths);
-    child::start_with_signals(&mut command, start.mask, ignores_children);
-    command
-}
-
-/// Goes to a session, and so a process group, of its own: out of reach of the terminal's signals, and no
-/// reason for the kernel to take the command's group for one that a shell looks after. (A group with a
-/// member whose parent is in another group of the same session is not orphaned, and ^Z would stop it for
-/// ever where there is no shell: setpgid(2), POSIX on orphaned process groups.)
-fn leave_the_terminal(signals: &Signals) {
-    let _ = setsid();
-    // What was sent to the group was not meant for the keeper.
-    while signals.next().is_some() {}
 }

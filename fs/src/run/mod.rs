@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kin_broker::control::Client;
+use kin_broker::control::protocol::REDACTION_WANTED;
 use kin_broker::paths::Directories;
 use kin_broker::sys::{child, process};
 use kin_broker::{Class, Error, Result};
@@ -19,6 +20,7 @@ use kin_policy::{FileName, Limits, Reference};
 use nix::sys::signal::SigSet;
 use nix::unistd::ForkResult;
 
+mod begin;
 mod broker;
 mod descriptors;
 mod front;
@@ -59,8 +61,8 @@ pub struct RunOptions {
     pub end_with_child: bool,
     /// The command gets a mount namespace of its own, with files at their real paths.
     pub private: bool,
-    /// Values are masked in what it writes to stdout, stderr and its terminal.
-    pub redact: bool,
+    /// Values are masked in what it writes to stdout, stderr and its terminal; as the project says, where nothing is.
+    pub redact: Option<bool>,
     /// What the command gets when a secret of the grant has another version.
     pub on_rotate: Option<OnRotate>,
     /// The directory that holds `kin.toml`.
@@ -113,13 +115,17 @@ pub fn run(
         if options.command.is_empty() {
             return Err(Error::new(Class::Usage, "usage", "there is no command to run"));
         }
-        let start = Start::here(directories, &options)?;
+        let mut start = Start::here(directories, &options)?;
         let mut connected = false;
         loop {
             match start.attempt()? {
                 Outcome::Refused(error) if error.code == "broker_unreachable" && !connected => {
                     drop(connect(directories)?);
                     connected = true;
+                }
+                // The streams are made before the broker is asked.
+                Outcome::Refused(error) if error.code == REDACTION_WANTED && start.redact.is_none() => {
+                    start.redact = Some(true);
                 }
                 Outcome::Refused(error) if error.class == Class::Locked => {
                     if !unlock(&error)? {
@@ -140,6 +146,7 @@ struct Start<'a> {
     front: u32,
     mask: SigSet,
     passed: Vec<RawFd>,
+    redact: Option<bool>,
 }
 
 impl<'a> Start<'a> {
@@ -151,14 +158,15 @@ impl<'a> Start<'a> {
         let mask = SigSet::thread_get_mask().map_err(|error| Error::internal("read the mask", error))?;
         let passed =
             child::passed_descriptors().map_err(|error| Error::internal("list descriptors", error))?;
-        Ok(Self { directories, options, front: std::process::id(), mask, passed })
+        let front = std::process::id();
+        Ok(Self { directories, options, front, mask, passed, redact: options.redact })
     }
 
     /// One keeper's life, as far as the front sees it.
     fn attempt(&self) -> Result<Outcome> {
         let (ours, keepers) =
             UnixStream::pair().map_err(|error| Error::internal("make a socket pair", error))?;
-        let output = self.options.redact.then(Output::here).transpose()?;
+        let output = (self.redact == Some(true)).then(Output::here).transpose()?;
         // Blocked before the fork: neither process may miss one or die of one.
         signals::handled().thread_block().map_err(|error| Error::internal("block signals", error))?;
         // What is buffered must not be written by both.

@@ -163,24 +163,39 @@ impl Keepers {
         take_control(slave)
     }
 
+    /// Has another command, which is started later, have the same streams.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub(super) fn lend_to(&self, command: &mut Command) -> io::Result<()> {
+        let clone = |stream: &Option<OwnedFd>| stream.as_ref().map(OwnedFd::try_clone).transpose();
+        give(command, [clone(&self.streams[0])?, clone(&self.streams[1])?, clone(&self.streams[2])?]);
+        Ok(())
+    }
+
     /// Has the command started with its streams; what is left is the terminal.
     pub(super) fn give_to(self, command: &mut Command) -> Option<Slave> {
-        let [stdin, stdout, stderr] = self.streams.map(|stream| stream.map(Stdio::from));
-        stdin.map(|stream| command.stdin(stream));
-        stdout.map(|stream| command.stdout(stream));
-        stderr.map(|stream| command.stderr(stream));
+        give(command, self.streams);
         self.slave.map(|(slave, ground)| Slave { slave, ground })
     }
+}
+
+fn give(command: &mut Command, streams: Streams) {
+    let [stdin, stdout, stderr] = streams.map(|stream| stream.map(Stdio::from));
+    stdin.map(|stream| command.stdin(stream));
+    stdout.map(|stream| command.stdout(stream));
+    stderr.map(|stream| command.stderr(stream));
 }
 
 /// The command's side of its terminal, in the keeper.
 pub(super) struct Slave {
     slave: File,
+    /// Where the command was put last: one that is started again goes there too.
     ground: Ground,
 }
 
 impl Slave {
-    /// Puts the command, which waits to be started, into a group of its own.
+    /// Puts the command, which waits to be started, into a group of its own, and that where the last one was.
     pub(super) fn adopt(&self, command: u32) -> Result<(), Errno> {
         let command = Pid::from_raw(command.cast_signed());
         setpgid(command, command)?;
@@ -191,7 +206,8 @@ impl Slave {
     }
 
     /// Puts the command's group there. SIGTTOU is blocked, so this may be done from anywhere (tcsetpgrp(3)).
-    pub(super) fn put(&self, command: u32, ground: Ground) {
+    pub(super) fn put(&mut self, command: u32, ground: Ground) {
+        self.ground = ground;
         let group = match ground {
             Ground::Fore => Pid::from_raw(command.cast_signed()),
             Ground::Back => getpgrp(),

@@ -115,7 +115,7 @@ impl Rotation {
         let told = [libc::SIGTERM, libc::SIGKILL];
         let by_itself = |ended| match ended {
             Ended::Exited(_) => true,
-            Ended::Signaled(signal) => told.contains(&signal),
+            Ended::Signaled { signal, .. } => told.contains(&signal),
         };
         // What the next one opens is of now.
         self.due = None;

@@ -6,8 +6,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use kin_broker::describe;
-use kin_broker::redaction::Unmasked;
+use kin_broker::redaction::{NotMasked, Unmasked};
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 /// How a command ended.
@@ -15,15 +16,23 @@ use serde::{Deserialize, Serialize};
 pub(super) enum Ended {
     /// By itself, with this code.
     Exited(i32),
-    /// By this signal.
-    Signaled(i32),
+    /// By this signal, and whether it left a core.
+    Signaled { signal: i32, core: bool },
 }
 
 impl Ended {
     /// `None` where it has not ended: a stop or a continuation.
     pub(super) fn from_status(status: ExitStatus) -> Option<Self> {
-        status.code().map(Self::Exited).or_else(|| status.signal().map(Self::Signaled))
+        let signaled = |signal| Self::Signaled { signal, core: status.core_dumped() };
+        status.code().map(Self::Exited).or_else(|| status.signal().map(signaled))
     }
+}
+
+/// What a status cannot say that has no core of its own: a second one would take the place of the first, which
+/// is the command's (core(5)).
+pub(super) fn left_a_core(signal: i32) -> String {
+    let name = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string());
+    format!("kin: the command died by {name} (core dumped)")
 }
 
 /// The exit code and the line for a command that could not be started: 127 not found, 126 found but not
@@ -49,13 +58,14 @@ fn is_nowhere(program: &OsStr) -> bool {
     !program.as_encoded_bytes().contains(&b'/') && !found()
 }
 
-/// The rest of a warning.
-pub(super) fn because(why: Unmasked) -> &'static str {
-    match why {
+/// The warning of a value that is not masked.
+pub(super) fn not_masked(NotMasked { file, why }: &NotMasked) -> String {
+    let because = match why {
         Unmasked::Short => ": what has less than 8 bytes never is",
         Unmasked::Long => ": it is too large",
         Unmasked::Encoded => " where it is encoded: all values together are too large",
-    }
+    };
+    format!("warning: {file} is not masked{because}")
 }
 
 /// The most arguments of a command, and the most characters of one, that `kin status` is told.
@@ -105,8 +115,12 @@ mod tests {
     fn a_status_tells_exits_signals_and_stops_apart() {
         let of = |raw| Ended::from_status(ExitStatus::from_raw(raw));
         assert_eq!(of(3 << 8), Some(Ended::Exited(3)));
-        assert_eq!(of(libc::SIGKILL), Some(Ended::Signaled(libc::SIGKILL)));
-        assert_eq!(of(libc::SIGRTMIN() + 1), Some(Ended::Signaled(libc::SIGRTMIN() + 1)));
+        let signaled = |signal, core| Some(Ended::Signaled { signal, core });
+        assert_eq!(of(libc::SIGKILL), signaled(libc::SIGKILL, false));
+        // WCOREDUMP of wait(2).
+        assert_eq!(of(libc::SIGSEGV | 0x80), signaled(libc::SIGSEGV, true));
+        assert_eq!(of(libc::SIGRTMIN() + 1), signaled(libc::SIGRTMIN() + 1, false));
+        assert_eq!(left_a_core(libc::SIGSEGV), "kin: the command died by SIGSEGV (core dumped)");
         assert_eq!(of(libc::SIGTSTP << 8 | 0x7f), None);
         assert_eq!(of(0xffff), None);
     }

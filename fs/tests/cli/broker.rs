@@ -166,6 +166,7 @@ impl Scene {
                 env_path: Some("ENV_FILE".into()),
             }],
             scrub: vec!["DATABASE_URL".into()],
+            redact: true,
         }
     }
 

@@ -38,6 +38,26 @@ fn a_signal_to_the_front_reaches_the_command_once() {
 }
 
 #[test]
+fn a_signal_to_the_whole_group_reaches_the_command_and_is_passed_on() {
+    let stub = Stub::new(First::Granted);
+    let mut command = stub.shell(COUNTING);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut running = Running::start(piped(&mut command));
+    written(&stub.path("command"));
+    let group = nix::unistd::Pid::from_raw(running.pid().cast_signed());
+    for signal in [Signal::SIGTERM, Signal::SIGUSR1] {
+        nix::sys::signal::killpg(group, signal).unwrap();
+        a_moment();
+    }
+    send(running.pid(), Signal::SIGUSR2);
+    assert_eq!(running.wait().code(), Some(0));
+    // Nobody tells the front that the command has it: once or twice, as two of one kind become one or not.
+    let mut got = got(&stub);
+    got.dedup();
+    assert_eq!(got, ["TERM", "USR1", "end"]);
+}
+
+#[test]
 fn a_signal_to_the_front_that_kills_the_command_is_the_runs_death() {
     let stub = Stub::new(First::Granted);
     let mut running = Running::start(piped(&mut stub.shell("echo $$ >command; exec sleep 60")));

@@ -40,6 +40,34 @@ fn z02_the_run_dies_by_the_commands_signal() {
 }
 
 #[test]
+fn z02_a_core_of_the_command_is_told_of() {
+    let stub = Stub::new(First::Granted);
+    let mut told = 0;
+    // 0 of the hard limit is 0 of both.
+    for (limit, signal) in [("unlimited", libc::SIGSEGV), ("unlimited", libc::SIGTERM), ("0", libc::SIGSEGV)]
+    {
+        let script = format!("ulimit -c {limit} 2>/dev/null || ulimit -c $(ulimit -Hc); kill -{signal} $$");
+        let mut bare = std::process::Command::new("sh");
+        let bare = Running::start(piped(bare.args(["-c", &script]).current_dir(stub.path("")))).output();
+        let output = run(&stub, &["sh", "-c", &script]);
+        assert_eq!((bare.status.signal(), output.status.signal()), (Some(signal), Some(signal)));
+        assert!(!output.status.core_dumped());
+        let line = match bare.status.core_dumped() {
+            true => "kin: the command died by SIGSEGV (core dumped)\n",
+            false => "",
+        };
+        assert_eq!(text(&output.stderr), line, "{limit} {signal}");
+        told += usize::from(!line.is_empty());
+    }
+    let cores_are_files = || {
+        let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+        let hard = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CORE).unwrap().1;
+        !pattern.starts_with(['|', '@', '/']) && !pattern.trim().is_empty() && hard > 1 << 24
+    };
+    assert!(told == 1 || !cores_are_files());
+}
+
+#[test]
 fn z02_what_cannot_be_run_is_127_or_126() {
     let stub = Stub::new(First::Granted);
     std::fs::write(stub.path("plain"), "#!/bin/sh\n").unwrap();

@@ -77,7 +77,7 @@ fn ask(directory: &Path, front: u32) -> kin_broker::Result<(OwnedFd, Granted)> {
         command: vec![format!("load {}", getpid())],
         end_with_child: false,
         private: None,
-        redact: false,
+        redact: None,
     }))?;
     Ok((client.process()?, granted))
 }

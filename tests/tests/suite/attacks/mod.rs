@@ -11,6 +11,8 @@ mod g;
 mod jk;
 mod l;
 mod r;
+mod r_rotation;
+mod r_script;
 mod r_terminal;
 mod x;
 mod y;

@@ -395,6 +395,59 @@ fn redaction_is_asked_for_and_the_last_word_counts() {
 }
 
 #[test]
+fn a_project_may_want_its_commands_redacted_and_who_starts_one_has_the_last_word() {
+    let world = World::ready();
+    let manifest = |said: &str| {
+        world.manifest(&format!(
+            "schema = 1\n[project]\nname = \"api\"\n{said}[bindings]\nDATABASE_URL = \"db/url\"\nAPI_KEY = \"api/key\"\n"
+        ));
+    };
+    let cat = ["--", "sh", "-c", "cat $KIN_DIR/DATABASE_URL; echo $KIN_DIR >&2"];
+    let run = |options: &[&str]| world.kin([&["run"], options, &cat].concat()).run();
+    manifest("redact = true\n");
+    // It is the project's word once it is trusted, and shown before.
+    run(&[]).refuses(3, &["trust"]);
+    assert!(world.kin(["check"]).run().text().contains("redact = true"));
+    world.trust();
+    for (options, masked) in [
+        (&[][..], true),
+        (&["--private"], true),
+        (&["--on-rotate", "restart"], true),
+        (&["--redact"], true),
+        (&["--no-redact"], false),
+        (&["--redact", "--no-redact"], false),
+        (&["--no-redact", "--redact"], true),
+    ] {
+        let output = run(options).exits(0);
+        assert_eq!(output.stdout, if masked { MARK.into() } else { database(&world) }, "{options:?}");
+        assert_eq!(output.stderr.lines().count(), 1, "{output}");
+    }
+    // One grant each, and none that was asked for before it was known.
+    let records = world.audit();
+    assert_eq!(record::of(&records, "grant.create").len(), 7, "{records:#?}");
+    assert!(!records.iter().any(record::is_denial), "{records:#?}");
+    // Inside, an inner run's streams are the outer one's.
+    let inner = format!("{} run --no-redact -- cat $KIN_DIR/DATABASE_URL", binary().display());
+    let output = world.kin(["run", "--", "sh", "-c", &inner]).run().exits(0);
+    assert_eq!(output.stdout, MARK.as_bytes());
+    let inner = format!("{} run -- cat $KIN_DIR/DATABASE_URL", binary().display());
+    for outer in ["--redact", "--no-redact"] {
+        let output = world.kin(["run", outer, "--", "sh", "-c", &inner]).run().exits(0);
+        assert_eq!(output.stdout, MARK.as_bytes());
+    }
+    for (said, options, masked) in
+        [("redact = false\n", &[][..], false), ("", &[], false), ("", &["--redact"], true)]
+    {
+        manifest(said);
+        world.trust();
+        assert_eq!(run(options).exits(0).stdout, if masked { MARK.into() } else { database(&world) });
+    }
+    manifest("redact = \"yes\"\n");
+    let output = run(&[]).exits(3);
+    assert!(output.stderr.contains("redact must be true or false"), "{output}");
+}
+
+#[test]
 fn a_signal_to_the_front_reaches_a_redacted_command_and_ends_it_in_time() {
     let world = World::ready();
     let script =

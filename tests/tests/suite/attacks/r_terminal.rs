@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use kin_tests::{PROMPT, Terminal, World, eventually, process};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::r_rotation::attentive;
 
 /// What a person does, once with the command bare and once with `$W` before it: the screens must be the same.
 fn both(world: &World, act: impl Fn(&Terminal, &str)) {
@@ -113,21 +117,21 @@ fn r16_keys_are_the_commands_in_every_mode() {
 fn r16_a_change_of_size_reaches_the_command() {
     let world = World::ready();
     let terminal = Terminal::shell(&world, "--redact");
-    let watch = "import os, signal\ndef seen(*_): os.write(1, b\"size %d\\n\" % os.get_terminal_size().columns)\n\
-        signal.signal(signal.SIGWINCH, seen); print(\"up\", flush=True)\nwhile input() != \"end\": pass";
-    runs(&terminal, &format!("$W python3 -c '{watch}'"));
-    terminal.sees("up\r\n");
+    attentive(&world);
+    terminal.types("$W python3 attentive.py\n");
+    terminal.sees("up 1, size 80x24, ");
+    terminal.sees("\r\n");
     terminal.resize(30, 100);
-    terminal.sees("size 100");
+    terminal.sees("size 100x30\r\n");
     terminal.resize(30, 90);
-    terminal.sees("size 90");
+    terminal.sees("size 90x30\r\n");
     // Changed while it is stopped.
     terminal.types("\x1a");
     terminal.sees("Stopped");
     terminal.sees(PROMPT);
     terminal.resize(30, 70);
     terminal.types("fg\n");
-    terminal.sees("size 70");
+    terminal.sees("size 70x30\r\n");
     terminal.types("end\n");
     terminal.sees(PROMPT);
 }
@@ -228,6 +232,47 @@ fn r16_a_shell_in_a_redacted_run_has_jobs_of_its_own() {
         terminal.types("echo code=$?\n");
         ended(terminal, "6");
     });
+}
+
+/// Says each signal that it gets, and ends with 3 at SIGUSR2.
+const NOTING: &str = "
+import os, signal, sys
+asked = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH, signal.SIGUSR2]
+signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+os.write(1, b'up\\n')
+while (got := signal.sigwait(asked)) != signal.SIGUSR2:
+    os.write(1, b'got %s\\n' % got.name.encode())
+sys.exit(3)
+";
+
+#[test]
+fn r16_a_signal_to_the_group_of_a_redacted_job_reaches_its_command_once() {
+    let world = World::ready();
+    std::fs::write(world.project().join("noting.py"), NOTING).expect("a program");
+    for (options, background) in [("--redact", ""), ("--redact", "&"), ("--redact --private", "")] {
+        let terminal = Terminal::shell(&world, options);
+        terminal.types(&format!("$W python3 noting.py {background}\n"));
+        terminal.sees("up\r\n");
+        let keeper = process::Process::of(world.keeper(0)).expect("a keeper");
+        // The job's leader, and all of its group that there is: the command has a session of its own.
+        let front = keeper.parent().and_then(|front| i32::try_from(front).ok()).expect("a front");
+        let send = |signal| killpg(Pid::from_raw(front), signal).expect("a group");
+        let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM];
+        for signal in signals {
+            send(signal);
+            terminal.sees(&format!("got {signal}\r\n"));
+            // A second one would be shown by then.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        send(Signal::SIGUSR2);
+        if background.is_empty() {
+            terminal.sees(PROMPT);
+            runs(&terminal, "(exit $?)");
+            ended(&terminal, "3");
+        }
+        eventually("the grant is over", Duration::from_secs(5), || world.grants().is_empty());
+        assert_eq!(terminal.shown().matches("got SIG").count(), signals.len(), "{:?}", terminal.shown());
+    }
 }
 
 #[test]
