@@ -75,6 +75,8 @@ const ROWS: &str = "
     e01 e02 e04 e05 e06 e08 e10 e12
     f01 f02 f03 f04 f06 f08 f09 f10 f11 f12 f15
     g01 g02 g03 g04 g06 g08 g09 g10 g13 g14 g16
+    j01 j03 j04 j05 j06 j09 j10 j12 j13
+    k00 k01 k02 k04 k05 k07 k08 k09 k11 k12 k14
     l00 l01 l02 l05 l06 l07 l11 l12 l13 l14 l16 l18
     r01 r02 r03 r04 r08 r09 r11 r14 r15 r16
     x01 x02 x03 x04 x07 x08 x10 x11 x13 x15 x18

@@ -3,10 +3,12 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use kin_tests::{Actor, World, binary, eventually, record};
+use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use crate::{DATABASE, database};
@@ -382,4 +384,118 @@ fn a_reference_that_the_vault_lacks_is_named_before_anything_starts() {
     let output = world.kin(["run", "--", "touch", started.to_str().expect("a path")]).run();
     output.refuses(3, &["no/such"]);
     assert!(!started.exists());
+}
+
+#[test]
+fn k12_nothing_inside_a_tree_widens_what_it_may_read() {
+    let world = World::ready();
+    let member = world.member(&["--only", "API_KEY"]);
+    let kin = binary();
+    let kin = kin.to_str().expect("a path in UTF-8");
+    let wider = [
+        &["run", "--only", "API_KEY,DATABASE_URL", "--", "true"][..],
+        &["run", "--only", "DATABASE_URL", "--", "true"],
+        &["trust", "--yes"],
+        &["set", "db/url", "--generate", "uuid"],
+        &["reveal", "db/url", "--yes"],
+    ];
+    for line in wider {
+        let argv: Vec<&str> = std::iter::once(kin).chain(line.iter().copied()).collect();
+        let (code, _, errors) = member.run(&argv);
+        assert_eq!(code, 5, "{line:?}: {errors}");
+    }
+    // Another home is another broker, whose files are not these; no variable makes this one forget the tree.
+    let names = ["KIN_ONLY", "KIN_GRANT", "KIN_DIR", "KIN_PROJECT", "KIN_TRUST", "KIN_MOUNT"];
+    let env: serde_json::Map<String, Value> =
+        names.iter().map(|name| ((*name).into(), json!("DATABASE_URL"))).collect();
+    let argv = [kin, "run", "--only", "DATABASE_URL", "--", "true"];
+    let done = member.ask("run", json!({ "argv": argv, "env": env })).expect("kin");
+    assert_eq!(done["code"], 5, "{done}");
+    let other = world.path("other");
+    let done = member.ask(
+        "run",
+        json!({ "argv": [kin, "run", "--", "cat", world.file(DATABASE)], "env": { "KIN_HOME": other } }),
+    );
+    let done = done.expect("kin");
+    assert_ne!(done["code"], 0, "{done}");
+    assert_eq!(member.cat(&world.file(DATABASE)), Err(Errno::ENOENT));
+}
+
+/// Somebody else listens where the broker would.
+mod needs_root {
+    use super::*;
+
+    /// Binds as root, listens as nobody, and says what it was told.
+    const LISTENER: &str = "
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o666)
+os.chown(sys.argv[1], int(sys.argv[2]), 0)
+os.setuid(65534)
+listener.listen()
+print('up', flush=True)
+sys.stdin.read()
+listener.setblocking(False)
+told = b''
+try:
+    while True:
+        peer, _ = listener.accept()
+        peer.settimeout(1)
+        while piece := peer.recv(4096):
+            told += piece
+except (BlockingIOError, TimeoutError):
+    pass
+print(len(told))
+";
+
+    #[test]
+    fn j12_a_socket_of_another_uid_is_told_nothing() {
+        kin_tests::needs_root();
+        let world = World::ready();
+        world.kin(["stop"]).run().exits(0);
+        let socket = world.path("kin/run/socket");
+        for (owner, why) in [("0", "served by uid 65534"), ("65534", "belongs to uid 65534")] {
+            let _ = std::fs::remove_file(&socket);
+            let mut listener = world.program("/usr/bin/python3");
+            listener.args(["-c", LISTENER]).arg(&socket).arg(owner);
+            let mut listener =
+                listener.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+            let mut said = std::io::BufReader::new(listener.stdout.take().expect("stdout"));
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut said, &mut line).expect("a line");
+            assert_eq!(line, "up\n");
+            world.kin(["set", "db/url", "--stdin"]).input(world.canary()).run().refuses(6, &[why]);
+            world.kin(["run", "--", "true"]).run().refuses(6, &[why]);
+            world.kin(["status"]).run().refuses(6, &[why]);
+            drop(listener.stdin.take());
+            let mut told = String::new();
+            said.read_to_string(&mut told).expect("a number");
+            assert!(listener.wait().expect("wait").success());
+            assert_eq!(told, "0\n", "{why}");
+        }
+        std::fs::remove_file(&socket).expect("it goes");
+    }
+
+    #[test]
+    fn j12_the_broker_listens_at_its_path_and_at_no_abstract_name() {
+        kin_tests::needs_root();
+        let world = World::ready();
+        let pid = world.broker().pid;
+        let inode = |entry: std::fs::DirEntry| {
+            let link = std::fs::read_link(entry.path()).ok()?;
+            Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        };
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten();
+        let own: Vec<String> = descriptors.filter_map(inode).collect();
+        let table = std::fs::read_to_string("/proc/net/unix").expect("the table");
+        // Its seventh column is the inode, the eighth the name, where there is one (proc_net(5)).
+        let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let names: Vec<String> = rows
+            .filter(|row| row.get(6).is_some_and(|inode| own.iter().any(|own| own == inode)))
+            .filter_map(|row| row.get(7).map(ToString::to_string))
+            .collect();
+        assert!(names.iter().all(|name| Path::new(name) == world.path("kin/run/socket")), "{names:?}");
+        assert!(!names.is_empty(), "{table}");
+    }
 }
