@@ -302,6 +302,7 @@ impl<'a> Outer<'a> {
         own.reference == binding.reference
             && restricted
             && (own.mmap || !binding.mmap)
+            && (own.writable || !binding.writable)
             && own.descend == Descend::All
             && (self.same_namespaces || own.namespaces == Reach::Any)
     }

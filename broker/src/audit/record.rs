@@ -27,6 +27,7 @@ const PATH: usize = 2048;
 const PROGRAM: usize = 1024;
 const BINDINGS: usize = 3584;
 const ANY_NAMESPACE: usize = 256;
+const WRITABLE: usize = 256;
 const PINS: usize = 512;
 
 /// One thing that happened. Denied accesses are not here: they are summed up by
@@ -466,8 +467,8 @@ impl Event<'_> {
     }
 }
 
-/// What departs from the default: bindings that open in any namespace, and pinned ones with the beginnings
-/// of their digests.
+/// What departs from the default: bindings that open in any namespace, those that may be written, and pinned ones
+/// with the beginnings of their digests.
 fn write_restrictions(out: &mut Members<'_>, bindings: &BTreeMap<FileName, Binding>) {
     let anywhere = bindings.iter().filter(|(_, binding)| !binding.namespaces.is_same());
     let anywhere: Vec<_> = anywhere.map(|(file, _)| (file.as_str(), "any")).collect();
@@ -484,7 +485,11 @@ fn write_restrictions(out: &mut Members<'_>, bindings: &BTreeMap<FileName, Bindi
             out.flag(&format!("{key}_elided"), true);
         }
     };
+    let writable = bindings.iter().filter(|(_, binding)| binding.writable);
+    let writable: Vec<_> =
+        writable.map(|(file, binding)| (file.as_str(), binding.reference.as_str())).collect();
     list("namespaces", &anywhere, ANY_NAMESPACE);
+    list("writable", &writable, WRITABLE);
     list("exe", &pins.iter().map(|(file, pins)| (*file, pins.as_str())).collect::<Vec<_>>(), PINS);
 }
 

@@ -471,6 +471,9 @@ pub struct BindingInfo {
     /// Whether it may be mapped in a private mount.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub mmap: bool,
+    /// Whether members may write it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub writable: bool,
     /// Whether the vault has it; `None` while the vault is locked.
     pub present: Option<bool>,
     /// In which namespaces a reader may be.
@@ -711,6 +714,9 @@ pub struct GrantStatus {
     pub command: Vec<String>,
     /// The files it may be delivered.
     pub bindings: Vec<FileName>,
+    /// Those of them that it may write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writable: Vec<FileName>,
     /// Opens that were allowed.
     pub opens: u64,
     /// Seconds since it was made.

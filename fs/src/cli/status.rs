@@ -125,6 +125,10 @@ fn grant_description(grant: &GrantStatus, colours: bool) -> String {
         counted_down(grant.opens, grant.left.opens_left),
         duration::brief(grant.age_s),
     );
+    if !grant.writable.is_empty() {
+        let files: Vec<_> = grant.writable.iter().map(|file| output::printable(file.as_str())).collect();
+        text += &format!("  writes {}\n", files.join(", "));
+    }
     if let Some(window) = window(grant.left) {
         text += &format!("  window {window}\n");
     }
