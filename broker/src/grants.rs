@@ -326,6 +326,27 @@ impl LiveGrant {
         self.open_deliveries() >= OPEN_FILES || memory::mapped() >= HELD
     }
 
+    /// Whether its tree may write the file.
+    pub(crate) fn is_writable(&self, file: &FileName) -> bool {
+        self.grant.bindings.get(file).is_some_and(|binding| binding.writable)
+    }
+
+    /// The size of what this process has written to the file and the vault has not, by the handle that it opened
+    /// last.
+    pub(crate) fn draft_of(&self, file: &FileName, process: Process) -> Option<u64> {
+        if !self.is_writable(file) {
+            return None;
+        }
+        let open: Vec<_> = {
+            let deliveries = self.deliveries.lock();
+            deliveries.iter().filter_map(|(number, weak)| Some((*number, weak.upgrade()?))).collect()
+        };
+        let own = |(_, delivery): &&(u64, Arc<Delivery>)| {
+            delivery.file == *file && delivery.is_unstored() && delivery.is_opened_by(process)
+        };
+        open.iter().filter(own).max_by_key(|(number, _)| *number)?.1.unstored()
+    }
+
     /// How many of its deliveries are open.
     pub(crate) fn open_deliveries(&self) -> usize {
         self.deliveries.lock().len()

@@ -47,6 +47,7 @@ pub mod vault;
 mod warden;
 mod warned;
 
+pub use access::ServeWritable;
 pub use broker::Broker;
 pub use delivery::{Delivery, Reading};
 pub use error::{Class, Error, Result, describe};

@@ -119,6 +119,40 @@ pub enum Event<'a> {
         /// Who asked.
         reader: ReaderFacts<'a>,
     },
+    /// `write.allow`: a member of the grant stores a new version. It stands before the version does.
+    Write {
+        /// How: `Op::Write`, or `Op::Rename`.
+        op: Op,
+        /// The grant that permits.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The file.
+        file: &'a FileName,
+        /// The secret.
+        reference: &'a Reference,
+        /// The version that it will be.
+        version: u64,
+        /// The writer is in other namespaces than its grant, which the binding allows.
+        elsewhere: bool,
+        /// Who writes.
+        reader: ReaderFacts<'a>,
+    },
+    /// `write.fail`: that version was not stored after all.
+    WriteFail {
+        /// The grant.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The file.
+        file: &'a FileName,
+        /// The secret.
+        reference: &'a Reference,
+        /// The version that is not.
+        version: u64,
+        /// The error's code.
+        reason: &'a str,
+    },
     /// `file.render`: the broker made such a file for itself, to know its size.
     Render {
         /// The grant that has the file.
@@ -245,6 +279,9 @@ pub enum Op {
     Opendir,
     Lookup,
     Write,
+    Create,
+    Rename,
+    Unlink,
     Env,
 }
 
@@ -259,6 +296,9 @@ impl Op {
             Self::Opendir => "opendir",
             Self::Lookup => "lookup",
             Self::Write => "write",
+            Self::Create => "create",
+            Self::Rename => "rename",
+            Self::Unlink => "unlink",
             Self::Env => "env",
         }
     }
@@ -267,6 +307,7 @@ impl Op {
     pub(super) const fn denial(self) -> &'static str {
         match self {
             Self::Read => "read.deny",
+            Self::Write | Self::Create | Self::Rename | Self::Unlink => "write.deny",
             _ => "open.deny",
         }
     }
@@ -318,7 +359,8 @@ impl Default for Ancestry {
 /// An access that was denied.
 #[derive(Clone, Copy, Debug)]
 pub struct Denied<'a> {
-    /// What was asked for: `Op::Read` makes a `read.deny`, all others an `open.deny`.
+    /// What was asked for: `Op::Read` makes a `read.deny`, what changes something a `write.deny`, all others an
+    /// `open.deny`.
     pub op: Op,
     /// In which project's directory, as the reader named it.
     pub project: &'a [u8],
@@ -345,6 +387,8 @@ impl Event<'_> {
             Self::GrantEnd { ending: Ending::Revoked, .. } => "grant.revoke",
             Self::GrantEnd { .. } => "grant.expire",
             Self::Allow { .. } | Self::AllowRendered { .. } => "open.allow",
+            Self::Write { .. } => "write.allow",
+            Self::WriteFail { .. } => "write.fail",
             Self::Render { .. } => "file.render",
             Self::Redact { .. } => "redact.allow",
             Self::Vault { change, .. } => change.event(),
@@ -384,7 +428,8 @@ impl Event<'_> {
                     out.word("reason", ending.as_str());
                 }
             }
-            Self::Allow { op, grant, project, file, reference, version, elsewhere, reader } => {
+            Self::Allow { op, grant, project, file, reference, version, elsewhere, reader }
+            | Self::Write { op, grant, project, file, reference, version, elsewhere, reader } => {
                 out.word("op", op.as_str());
                 out.word("project", project.as_str());
                 out.text("file", file.as_str().as_bytes(), FILE);
@@ -413,6 +458,14 @@ impl Event<'_> {
                 out.word("reference", reference.as_str());
                 out.number("version", version);
                 write_grant_id(out, Some(grant));
+            }
+            Self::WriteFail { grant, project, file, reference, version, reason } => {
+                out.word("project", project.as_str());
+                out.text("file", file.as_str().as_bytes(), FILE);
+                out.word("reference", reference.as_str());
+                out.number("version", version);
+                write_grant_id(out, Some(grant));
+                out.text("reason", reason.as_bytes(), NAME);
             }
             Self::Vault { reference, reason, .. } => {
                 write_optional(out, "reference", reference.map(Reference::as_str));

@@ -245,6 +245,9 @@ pub struct NewVersion {
     /// After how many seconds it should be replaced.
     #[serde(default)]
     pub expires_s: Option<u64>,
+    /// The version of the same secret whose value it gets.
+    #[serde(default)]
+    pub from_version: Option<u64>,
     /// What it can be found by.
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
@@ -409,6 +412,9 @@ pub struct VersionInfo {
     /// When it should be replaced: seconds of Unix time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<i64>,
+    /// The grant whose tree wrote it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantId>,
     /// When another replaced it; `None` for the current one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<i64>,
@@ -575,7 +581,13 @@ pub struct Granted {
     /// Its directory in the mount.
     #[serde(with = "path_bytes")]
     pub directory: PathBuf,
-    /// Variables for the command, and the files in `directory` whose paths they get.
+    /// Its directory in the mount of what can be written.
+    #[serde(with = "path_bytes")]
+    pub writable_directory: PathBuf,
+    /// The files that it may write, which are there too.
+    #[serde(default)]
+    pub writable: Vec<FileName>,
+    /// Variables for the command, and the files whose paths they get.
     pub environment: Vec<(String, FileName)>,
     /// Variables for the command, and the files whose values it asks for itself.
     #[serde(default)]
@@ -592,6 +604,15 @@ pub struct Granted {
     /// Files whose values its redactor does not mask, or not in every form.
     #[serde(default)]
     pub unmasked: Vec<NotMasked>,
+}
+
+impl Granted {
+    /// The path of one of its files: where it can be written, if that is so.
+    pub fn path_of(&self, file: &FileName) -> PathBuf {
+        let writable = self.writable.contains(file);
+        let directory = if writable { &self.writable_directory } else { &self.directory };
+        directory.join(file.as_str())
+    }
 }
 
 /// How a private mount is to be made.
@@ -677,6 +698,11 @@ pub struct MountStatus {
     pub path: PathBuf,
     /// Whether it answers.
     pub mounted: bool,
+    /// Where files can be written, while somebody may write any.
+    #[serde(with = "path_bytes")]
+    pub writable_path: PathBuf,
+    /// Whether that answers.
+    pub writable: bool,
 }
 
 /// The record, as `kin status` shows it.

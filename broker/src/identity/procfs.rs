@@ -132,6 +132,30 @@ pub(crate) fn comm(pid: Pid) -> io::Result<Vec<u8>> {
     read_comm(&File::open(format!("/proc/{pid}/comm"))?)
 }
 
+/// Whether the thread is ending because a signal killed its process: `PF_EXITING` among its flags, and a signal in
+/// the status that its process will have (proc_pid_stat(5)). One whose status the kernel does not tell is not.
+pub(crate) fn is_being_killed(tid: u32) -> bool {
+    const EXITING: u64 = 0x4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{tid}/stat")) else { return false };
+    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
+    // Fields 9 and 52; the state, which comes first here, is field 3.
+    let field = |number: usize| fields.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
+    matches!((field(9), field(52)), (Some(flags), Some(status)) if flags & EXITING != 0 && status & 0x7f != 0)
+}
+
+/// Whether the process has a descriptor of the file with this inode number that it could write by
+/// (proc_pid_fdinfo(5); the number since Linux 5.14). Where the kernel does not tell, it has not.
+pub(crate) fn has_open_to_write(pid: Pid, inode: u64) -> bool {
+    let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+    open.flatten().any(|entry| {
+        let info = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let said = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let flags = said("flags:").and_then(|flags| i32::from_str_radix(flags, 8).ok());
+        said("ino:").is_some_and(|number| number.parse() == Ok(inode))
+            && flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+    })
+}
+
 /// What an open `comm` says now. One read has all of it.
 pub(super) fn read_comm(file: &File) -> io::Result<Vec<u8>> {
     let mut comm = [0; COMM];

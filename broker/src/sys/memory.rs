@@ -93,6 +93,25 @@ impl Plaintext {
         }
     }
 
+    /// Makes it longer, by zeroes: where it is as far as there is room, or else in a larger place.
+    ///
+    /// # Panics
+    /// As [`Self::zeroed`].
+    pub fn extend(&mut self, len: usize) {
+        let room = match self.place {
+            Place::Slot(_) => SLOT,
+            Place::Own { mapped } => mapped,
+        };
+        if len > room {
+            let mut larger = Self::zeroed(len.max(2 * room));
+            larger.bytes_mut()[..self.len].copy_from_slice(self.bytes());
+            larger.len = len;
+            *self = larger;
+        }
+        // What lies behind the end is zero: it was never used, or wiped when it was cut off.
+        self.len = self.len.max(len);
+    }
+
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -223,6 +242,20 @@ mod tests {
             assert_eq!(value.bytes(), [0; 16]);
             value.bytes_mut().fill(0xff);
         }
+    }
+
+    #[test]
+    fn what_grows_keeps_its_bytes_and_ends_in_zeroes() {
+        let mut value = Plaintext::copy_of(b"0123456789");
+        value.truncate(4);
+        for len in [4, 5, SLOT, SLOT + 1, 3 * SLOT, 1 << 20] {
+            value.extend(len);
+            assert_eq!(value.len(), len);
+            assert!(value.bytes().starts_with(b"0123"));
+            assert!(value.bytes()[4..].iter().all(|byte| *byte == 0), "{len}");
+        }
+        value.extend(3);
+        assert_eq!(value.len(), 1 << 20);
     }
 
     #[test]

@@ -85,6 +85,9 @@ fn description(status: &Status, colours: bool) -> String {
     }
     let answers = if mount.mounted { "mounted" } else { "not mounted" };
     text += &format!("\nmount   {}, {answers}\n", output::printable_path(&mount.path));
+    if mount.writable {
+        text += &format!("writes  {}, mounted\n", output::printable_path(&mount.writable_path));
+    }
     text += &format!("record  {}\n", record_description(&status.audit, colours));
     text += &format!("grants  {}\n", status.grants.len());
     for grant in &status.grants {

@@ -214,7 +214,12 @@ impl Scene {
                 secrets: (!self.locked).then_some(2),
                 overdue: 0,
             },
-            mount: MountStatus { path: home.join("run/mnt"), mounted: true },
+            mount: MountStatus {
+                path: home.join("run/mnt"),
+                mounted: true,
+                writable_path: home.join("run/rw"),
+                writable: self.grants > 0,
+            },
             audit: AuditStatus { state: "recording".into(), refused: 0, since: None, reason: None },
             grants: (0..self.grants).map(grant).collect(),
         }
