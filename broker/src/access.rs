@@ -19,6 +19,7 @@ use crate::grants::LiveGrant;
 use crate::identity::{Known, Program};
 use crate::vault::{self, Vault};
 
+mod beside;
 mod writing;
 
 pub(crate) use writing::Closed;
@@ -329,7 +330,7 @@ impl Broker {
         page_cache: PageCache,
         exe: Option<Exe>,
     ) -> Result<Reading<'d>, Halt> {
-        let (project, file) = (&delivery.live.grant.project, Some(&delivery.file));
+        let (project, file) = (&delivery.live.grant.project, delivery.decided_as());
         // All handles of a file fill one cache: what is in it is of one version, the newest.
         let page_cache = match page_cache {
             PageCache::Private if !self.is_newest(delivery) => PageCache::Shared,

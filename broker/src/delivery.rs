@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::access::Closed;
 use crate::grants::LiveGrant;
+use crate::scratch::Scratch;
 use crate::sys::memory::Plaintext;
 use crate::vault::MAX_VALUE;
 
@@ -24,6 +25,7 @@ pub struct Delivery {
     number: AtomicU64,
     value: Arc<RwLock<Held>>,
     draft: Option<Mutex<Draft>>,
+    scratch: Option<Arc<Scratch>>,
 }
 
 /// What was written to a handle.
@@ -57,10 +59,12 @@ pub(crate) enum Untaken {
     TooLarge,
     /// The handle was withdrawn, or was opened to read.
     Wiped,
+    /// It is a file that took another's place.
+    Placed,
 }
 
 /// The value, or that it was wiped. Its `Debug` shows neither.
-struct Held(Option<Plaintext>);
+pub(crate) struct Held(pub(crate) Option<Plaintext>);
 
 impl std::fmt::Debug for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -94,7 +98,7 @@ impl Delivery {
         versions: Vec<(Reference, u64)>,
         value: Plaintext,
     ) -> Arc<Self> {
-        Self::holding(live, file, versions, value, None)
+        Self::holding(live, file, versions, Held(Some(value)), None)
     }
 
     /// As [`Self::new`], to be written to; `emptied` says that it was not before.
@@ -106,21 +110,38 @@ impl Delivery {
         (opener, emptied): (Process, bool),
     ) -> Arc<Self> {
         let draft = Draft { opener, changes: emptied.into(), stored: 0, closed: None };
-        Self::holding(live, file, versions, value, Some(draft))
+        Self::holding(live, file, versions, Held(Some(value)), Some(draft))
+    }
+
+    /// A handle of a file that is beside what the grant may write.
+    pub(crate) fn of_scratch(live: Arc<LiveGrant>, file: FileName, scratch: Arc<Scratch>) -> Arc<Self> {
+        let (number, value) = (AtomicU64::new(0), scratch.value.clone());
+        let scratch = Some(scratch);
+        Self { live, file, versions: Vec::new(), number, value, draft: None, scratch }.known()
     }
 
     fn holding(
         live: Arc<LiveGrant>,
         file: FileName,
         versions: Vec<(Reference, u64)>,
-        value: Plaintext,
+        value: Held,
         draft: Option<Draft>,
     ) -> Arc<Self> {
-        let (number, value) = (AtomicU64::new(0), Arc::new(RwLock::new(Held(Some(value)))));
+        let (number, value) = (AtomicU64::new(0), Arc::new(RwLock::new(value)));
         let draft = draft.map(Mutex::new);
-        let delivery = Arc::new(Self { live: live.clone(), file, versions, number, value, draft });
-        live.delivered(&delivery);
+        Self { live, file, versions, number, value, draft, scratch: None }.known()
+    }
+
+    /// Known to its grant from now on.
+    fn known(self) -> Arc<Self> {
+        let delivery = Arc::new(self);
+        delivery.live.delivered(&delivery);
         delivery
+    }
+
+    /// The file that has to be permitted; what is beside files is the directory's.
+    pub(crate) fn decided_as(&self) -> Option<&FileName> {
+        self.scratch.is_none().then_some(&self.file)
     }
 
     /// Whether it was opened to write.
@@ -153,11 +174,17 @@ impl Delivery {
     }
 
     fn change(&self, change: impl FnOnce(&mut Plaintext) -> Result<bool, Untaken>) -> Result<(), Untaken> {
-        let draft = self.draft.as_ref().ok_or(Untaken::Wiped)?;
         let mut guard = self.value.write();
+        if self.scratch.as_ref().is_some_and(|scratch| scratch.is_placed()) {
+            return Err(Untaken::Placed);
+        }
+        if self.draft.is_none() && self.scratch.is_none() {
+            return Err(Untaken::Wiped);
+        }
         let changed = change(guard.0.as_mut().ok_or(Untaken::Wiped)?)?;
         if changed {
-            draft.lock().changes += 1;
+            self.draft.iter().for_each(|draft| draft.lock().changes += 1);
+            self.scratch.iter().for_each(|scratch| scratch.touch());
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use crate::identity::{Held, Identity, Roots};
 use crate::private::Mapped;
 use crate::redaction::Channel;
 use crate::rendered::Rendered;
+use crate::scratch::Scratches;
 use crate::sys::memory;
 
 /// The most grants that stand at once.
@@ -80,6 +81,8 @@ pub struct LiveGrant {
     mapped: OnceLock<Box<dyn Mapped>>,
     rendered: BTreeMap<FileName, Rendered>,
     redactor: OnceLock<Channel>,
+    /// What is beside the files that it may write.
+    pub(crate) scratches: Scratches,
 }
 
 impl LiveGrant {
@@ -115,6 +118,7 @@ impl LiveGrant {
             mapped: OnceLock::new(),
             rendered: BTreeMap::new(),
             redactor: OnceLock::new(),
+            scratches: Scratches::default(),
         }
     }
 
@@ -347,6 +351,11 @@ impl LiveGrant {
         open.iter().filter(own).max_by_key(|(number, _)| *number)?.1.unstored()
     }
 
+    /// Whether values take as much memory as they may: what is open does not grow then.
+    pub(crate) fn is_memory_full() -> bool {
+        memory::mapped() >= HELD
+    }
+
     /// How many of its deliveries are open.
     pub(crate) fn open_deliveries(&self) -> usize {
         self.deliveries.lock().len()
@@ -361,6 +370,7 @@ impl LiveGrant {
     pub fn wipe_deliveries(&self) {
         let open: Vec<_> = self.deliveries.lock().drain().filter_map(|(_, weak)| weak.upgrade()).collect();
         open.iter().for_each(|delivery| delivery.wipe());
+        self.scratches.wipe();
     }
 }
 

@@ -331,34 +331,55 @@ impl Filesystem for Adapter {
         reply.error(Errno::EROFS);
     }
 
-    fn unlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.answer(reply, |fs| fs.unlink(self.caller(request), parent.0, name), |reply, ()| reply.ok());
     }
 
+    /// Two files cannot be exchanged; whether the new name is free, the kernel has asked before (RENAME_NOREPLACE,
+    /// rename(2)), and holds the directory meanwhile.
     fn rename(
         &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _to: INodeNo,
-        _new: &OsStr,
-        _flags: RenameFlags,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        new: &OsStr,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EROFS);
+        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        let (caller, own) = (self.caller(request), Arc::clone(&self.content));
+        let (name, new) = (name.to_owned(), new.to_owned());
+        let work =
+            move || patiently(&own.fs, |exe| own.fs.rename(caller, (parent.0, &name), (to.0, &new), exe));
+        self.content.wait(reply, work, |reply, ()| reply.ok());
     }
 
     fn create(
         &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
         _mode: u32,
         _umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        reply.error(Errno::EROFS);
+        self.answer(
+            reply,
+            |fs| fs.create(self.caller(request), parent.0, name),
+            |reply, (found, delivery)| {
+                let handle = FileHandle(self.content.fs.keep(delivery));
+                let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+                reply.created(&Duration::ZERO, &self.attr(found), Generation(0), handle, flags);
+            },
+        );
+    }
+
+    fn forget(&self, _request: &Request, inode: INodeNo, _lookups: u64) {
+        self.content.fs.forget(inode.0);
     }
 
     /// The kernel asks again with every READDIR; the directory's handle holds nothing.

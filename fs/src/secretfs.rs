@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use kin_broker::access::{Begin, Caller, FileFacts, Halt, Refusal};
 use kin_broker::audit::Op;
 use kin_broker::grants::LiveGrant;
-use kin_broker::{Broker, Delivery, Reading, Unhashed};
+use kin_broker::{Broker, Delivery, Reading, Scratch, Unhashed};
 use kin_policy::{Denial, DirectoryName, Exe, FileName, PageCache};
 use nix::errno::Errno;
 use parking_lot::RwLock;
@@ -82,6 +82,8 @@ pub struct SecretFs {
     /// The one project that it shows, where it is a grant's own.
     only: Option<DirectoryName>,
     surface: Surface,
+    /// The files beside those that can be written, by their inodes.
+    scratches: RwLock<HashMap<u64, Arc<Scratch>>>,
 }
 
 /// What is shown.
@@ -97,7 +99,16 @@ impl SecretFs {
     /// The view onto `broker`; directories bear the time `made`.
     pub fn new(broker: Arc<Broker>, made: SystemTime) -> Self {
         let (inodes, open, next) = (Arc::default(), RwLock::default(), AtomicU64::new(1));
-        Self { broker, inodes, open, next, made, only: None, surface: Surface::Read }
+        Self {
+            broker,
+            inodes,
+            open,
+            next,
+            made,
+            only: None,
+            surface: Surface::Read,
+            scratches: RwLock::default(),
+        }
     }
 
     /// As [`Self::new`], of what can be written.
@@ -144,10 +155,13 @@ impl SecretFs {
                 None => Err(Errno::EACCES),
             },
             Node::Project(project) => match name.to_str().and_then(|name| FileName::new(name).ok()) {
-                Some(file) => self.file(caller, project, &file, Op::Lookup),
+                Some(file) => match self.beside(caller, project, &file, Op::Lookup)? {
+                    Some(found) => Ok(found),
+                    None => self.file(caller, project, &file, Op::Lookup),
+                },
                 None => self.directory_for(caller, project, Op::Lookup).and(Err(Errno::ENOENT)),
             },
-            Node::File(..) => Err(Errno::ENOTDIR),
+            Node::File(..) | Node::Scratch(..) => Err(Errno::ENOTDIR),
         }
     }
 
@@ -193,8 +207,17 @@ impl SecretFs {
                     inode: self.inodes.number(&Node::File(project.clone(), file)),
                     directory: false,
                 }));
+                if self.surface == Surface::Write {
+                    let names = self.broker.names_beside(caller, project).map_err(errno)?;
+                    for name in names {
+                        if let Some(found) = self.beside(caller, project, &name, Op::Opendir)? {
+                            let (inode, name) = (found.inode, name.as_str().to_owned());
+                            listing.push(Listed { inode, directory: false, name });
+                        }
+                    }
+                }
             }
-            Node::File(..) => return Err(Errno::ENOTDIR),
+            Node::File(..) | Node::Scratch(..) => return Err(Errno::ENOTDIR),
         }
         Ok(listing)
     }
@@ -212,8 +235,16 @@ impl SecretFs {
         exe: Option<Exe>,
     ) -> Result<Arc<Delivery>, Unanswered> {
         let node = self.node(inode)?;
-        let Node::File(project, file) = &*node else { return Err(Errno::EISDIR.into()) };
         let truncates = flags & libc::O_TRUNC != 0;
+        let (project, file) = match &*node {
+            Node::File(project, file) => (project, file),
+            Node::Scratch(project, _) => {
+                let scratch = self.scratch(inode)?;
+                let opened = self.broker.open_beside(caller, project, &scratch, truncates);
+                return opened.map_err(|refusal| errno(refusal).into());
+            }
+            _ => return Err(Errno::EISDIR.into()),
+        };
         match flags & libc::O_ACCMODE != libc::O_RDONLY || truncates {
             false => Ok(self.broker.open(caller, project, file, exe)?),
             true if self.surface == Surface::Read => Err(Errno::EROFS.into()),
@@ -307,7 +338,15 @@ impl SecretFs {
             return Ok(self.broker.resize(caller, &delivery, size, exe)?);
         }
         let node = self.node(inode)?;
-        let Node::File(project, file) = &*node else { return Err(Errno::EISDIR.into()) };
+        let (project, file) = match &*node {
+            Node::File(project, file) => (project, file),
+            Node::Scratch(project, _) => {
+                let opened = self.broker.open_beside(caller, project, &self.scratch(inode)?, false);
+                let delivery = opened.map_err(errno)?;
+                return Ok(self.broker.resize(caller, &delivery, size, exe)?);
+            }
+            _ => return Err(Errno::EISDIR.into()),
+        };
         if self.surface == Surface::Read {
             return Err(Errno::EROFS.into());
         }
@@ -332,6 +371,10 @@ impl SecretFs {
             Node::Root => Ok(self.directory(&Node::Root)),
             Node::Project(project) => self.directory_for(caller, project, op),
             Node::File(project, file) => self.file(caller, project, file, op),
+            Node::Scratch(project, _) => {
+                let scratch = self.scratch(inode)?;
+                self.beside_looks(caller, project, &scratch, op)
+            }
         }
     }
 
@@ -362,6 +405,109 @@ impl SecretFs {
 
     pub(crate) fn node(&self, inode: u64) -> Result<Arc<Node>, Errno> {
         self.inodes.node(inode).ok_or(Errno::ESTALE)
+    }
+}
+
+impl SecretFs {
+    /// What bears a name beside the files that can be written.
+    fn beside(
+        &self,
+        caller: Caller,
+        project: &DirectoryName,
+        name: &FileName,
+        op: Op,
+    ) -> Result<Option<Attributes>, Errno> {
+        if self.surface == Surface::Read {
+            return Ok(None);
+        }
+        match self.broker.beside(caller, project, name, op).map_err(errno)? {
+            Some(scratch) => self.beside_looks(caller, project, &scratch, op).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn beside_looks(
+        &self,
+        caller: Caller,
+        project: &DirectoryName,
+        scratch: &Arc<Scratch>,
+        op: Op,
+    ) -> Result<Attributes, Errno> {
+        let FileFacts { size, modified } =
+            self.broker.look_beside(caller, project, scratch, op).map_err(errno)?;
+        let inode = self.inodes.number(&Node::Scratch(project.clone(), scratch.number));
+        self.scratches.write().entry(inode).or_insert_with(|| scratch.clone());
+        Ok(Attributes { inode, directory: false, size, modified })
+    }
+
+    fn scratch(&self, inode: u64) -> Result<Arc<Scratch>, Errno> {
+        self.scratches.read().get(&inode).cloned().ok_or(Errno::ESTALE)
+    }
+
+    /// The project and the name that a request in its directory is about.
+    fn place(&self, parent: u64, name: &OsStr) -> Result<(DirectoryName, FileName), Errno> {
+        match &*self.node(parent)? {
+            _ if self.surface == Surface::Read => Err(Errno::EROFS),
+            Node::Root => Err(Errno::EROFS),
+            Node::Project(project) => match name.to_str().and_then(|name| FileName::new(name).ok()) {
+                Some(file) => Ok((project.clone(), file)),
+                None => Err(Errno::EINVAL),
+            },
+            Node::File(..) | Node::Scratch(..) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// CREATE: a file beside those that can be written.
+    ///
+    /// # Errors
+    /// The refusal; EROFS for the name of a file of the grant; ENOSPC where there are too many; EINVAL for a name
+    /// that no file may have.
+    pub fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+    ) -> Result<(Attributes, Arc<Delivery>), Errno> {
+        let (project, name) = self.place(parent, name)?;
+        let (scratch, delivery) = self.broker.create_beside(caller, &project, &name).map_err(errno)?;
+        let found = self.beside_looks(caller, &project, &scratch, Op::Create)?;
+        Ok((found, delivery))
+    }
+
+    /// UNLINK of such a file.
+    ///
+    /// # Errors
+    /// As [`Self::create`]; ENOENT.
+    pub fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        let (project, name) = self.place(parent, name)?;
+        self.broker.remove_beside(caller, &project, &name).map_err(errno)
+    }
+
+    /// RENAME of such a file, to another name or over a file that can be written. Waits for the vault.
+    ///
+    /// # Errors
+    /// As [`Self::create`] and [`Self::store`]; EXDEV between two directories.
+    pub fn rename(
+        &self,
+        caller: Caller,
+        (parent, old): (u64, &OsStr),
+        (to, new): (u64, &OsStr),
+        exe: Option<Exe>,
+    ) -> Result<(), Unanswered> {
+        let ((project, old), (other, new)) = (self.place(parent, old)?, self.place(to, new)?);
+        if project != other {
+            return Err(Errno::EXDEV.into());
+        }
+        Ok(self.broker.rename_beside(caller, &project, (&old, &new), exe)?)
+    }
+
+    /// FORGET: the kernel has no use for the inode.
+    pub fn forget(&self, inode: u64) {
+        let mut scratches = self.scratches.write();
+        if scratches.get(&inode).is_some_and(|scratch| !scratch.is_named()) {
+            scratches.remove(&inode);
+            self.inodes.forget(inode);
+        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use kin_policy::{Action, DirectoryName, Exe, FileName, Permit, Process};
+use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, GrantId, Permit, Process};
 
 use super::{Broker, Caller, Halt, Judged, Program, Refusal, facts, unsealing, versions, withheld};
 use crate::audit::{Event, NotLogged, Op};
 use crate::clock;
 use crate::delivery::{Delivery, Untaken};
 use crate::error::{Class, Error, Result as Outcome};
+use crate::grants::LiveGrant;
 use crate::identity;
 use crate::sys::memory::Plaintext;
 use crate::vault::{Facts, Vault};
@@ -101,6 +102,9 @@ impl Broker {
         exe: Option<Exe>,
     ) -> Result<(), Halt> {
         self.permitted_write(caller, delivery, exe)?;
+        if LiveGrant::is_memory_full() {
+            return Err(Refusal::Full.into());
+        }
         delivery.write(at, bytes).map_err(|why| untaken(why, delivery).into())
     }
 
@@ -185,7 +189,7 @@ impl Broker {
         delivery: &Delivery,
         exe: Option<Exe>,
     ) -> Result<(Judged, Permit), Halt> {
-        let (project, file) = (&delivery.live.grant.project, Some(&delivery.file));
+        let (project, file) = (&delivery.live.grant.project, delivery.decided_as());
         let action = Action::Write { opened_under: delivery.live.grant.id };
         let mut judged = self.judge(caller, action, project, file, exe);
         if let Some(unhashed) = judged.unhashed.take() {
@@ -197,7 +201,7 @@ impl Broker {
 
     /// Stores a value as the next version: recorded first, under the lock of all changes, so that the number in the
     /// record is the version's.
-    fn store_version(
+    pub(super) fn store_version(
         &self,
         by: &Closed,
         file: &FileName,
@@ -259,7 +263,7 @@ impl Broker {
 }
 
 impl Closed {
-    fn now(judged: Judged, permit: Permit, caller: Caller) -> Self {
+    pub(super) fn now(judged: Judged, permit: Permit, caller: Caller) -> Self {
         let program = judged.subject.known.as_ref().map(|known| known.program()).unwrap_or_default();
         Self { judged, permit, caller, program }
     }
@@ -273,7 +277,7 @@ impl Judged {
 }
 
 /// What is kept beside the version that is replaced stays; the time until the next begins anew.
-fn facts_after(vault: &Vault, permit: &Permit, grant: kin_policy::GrantId) -> Facts {
+fn facts_after(vault: &Vault, permit: &Permit, grant: GrantId) -> Facts {
     let Some(old) = permit.reference().and_then(|reference| vault.info(reference)) else {
         return Facts { grant: Some(grant), ..Facts::default() };
     };
@@ -285,10 +289,11 @@ fn untaken(why: Untaken, delivery: &Delivery) -> Refusal {
     match why {
         Untaken::TooLarge => Refusal::TooLarge,
         Untaken::Wiped => withheld(&delivery.live),
+        Untaken::Placed => Refusal::Denied(Denial::ReadOnly),
     }
 }
 
-fn unstored(error: &Error, live: &crate::grants::LiveGrant) -> Refusal {
+fn unstored(error: &Error, live: &LiveGrant) -> Refusal {
     match (error.class, &*error.code) {
         (Class::Locked, _) => withheld(live),
         (_, "vault_full" | "disk_full") => Refusal::Full,

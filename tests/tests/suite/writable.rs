@@ -505,3 +505,185 @@ fn nested_runs_write_what_the_outer_one_may_and_their_own_files() {
     assert_eq!(put(&limited, &world.writable(DATABASE), b"twice"), Err(REFUSED));
     assert_eq!(revealed(&world, "db/url"), b"once");
 }
+
+fn beside(world: &World, name: &str) -> std::path::PathBuf {
+    world.writable_mountpoint().join("api").join(name)
+}
+
+fn rename(actor: &dyn Actor, old: &Path, new: &Path) -> Result<Value, Errno> {
+    actor.ask("rename", json!({ "old": old, "new": new }))
+}
+
+both! {
+    fn a_file_beside_takes_the_name_and_is_the_next_version(identity) {
+        let world = ready_with(identity);
+        let (member, next) = (world.member(&[]), world.canary().into_bytes());
+        let (path, temporary) = (world.writable(DATABASE), beside(&world, ".database.tmp"));
+        let inode = member.stat(&path).expect("stat")["ino"].clone();
+        let reader = open(&member, &path, "read").expect("open");
+        let fd = open(&member, &temporary, "new").expect("a file");
+        write(&member, fd, &next).expect("written");
+        assert_eq!(member.pread(fd, 100, 0), Ok(next.clone()));
+        assert_eq!(member.ask("fsync", json!({ "fd": fd })), Ok(Value::Null));
+        assert_eq!(member.ask("fstat", json!({ "fd": fd })).expect("stat")["size"], next.len());
+        assert_eq!(newest(&world), 1);
+        assert_eq!(rename(&member, &temporary, &path), Ok(Value::Null));
+        assert_eq!((member.cat(&path), member.cat(&temporary)), (Ok(next.clone()), Err(Errno::ENOENT)));
+        assert_eq!(member.stat(&path).expect("stat")["ino"], inode);
+        assert_eq!((newest(&world), revealed(&world, "db/url")), (2, next));
+        assert_eq!(member.pread(reader, 100, 0), Ok(database(&world)));
+        // It is the vault's now, and no file to write any more.
+        assert_eq!(write(&member, fd, b"more"), Err(Errno::EROFS));
+        assert_eq!(close(&member, fd), Ok(()));
+        let written = told(&world, "write.allow");
+        let [line] = &written[..] else { panic!("{written:#?}") };
+        assert_eq!((record::text(line, "op"), &line["version"]), ("rename", &json!(2)));
+    }
+
+    fn a_file_beside_is_its_grants_alone(identity) {
+        let world = ready_with(identity);
+        let (member, other, outsider) = (world.member(&[]), world.member(&[]), world.outsider());
+        let (lock, directory) = (beside(&world, "config.lock"), world.writable_mountpoint().join("api"));
+        let fd = open(&member, &lock, "new").expect("a lock");
+        write(&member, fd, b"mine").expect("written");
+        // For the whole tree, once.
+        let child = member.child("fork");
+        assert_eq!(open(&child, &lock, "new"), Err(Errno::EEXIST));
+        assert_eq!(child.cat(&lock), Ok(b"mine".to_vec()));
+        assert_eq!(child.list(&directory), Ok(vec![DATABASE.into(), "config.lock".into()]));
+        // For nobody else: another grant has a lock of its own.
+        assert_eq!((other.cat(&lock), other.list(&directory)), (Err(Errno::ENOENT), Ok(vec![DATABASE.into()])));
+        assert_eq!((outsider.cat(&lock), outsider.stat(&lock)), (Err(REFUSED), Err(REFUSED)));
+        assert_eq!(open(&outsider, &beside(&world, "x"), "new"), Err(REFUSED));
+        assert!(open(&other, &lock, "new").is_ok());
+        assert_eq!(member.cat(&lock), Ok(b"mine".to_vec()));
+        assert_eq!(other.cat(&lock), Ok(Vec::new()));
+        assert_eq!(member.ask("unlink", json!({ "path": lock })), Ok(Value::Null));
+        assert_eq!(member.ask("unlink", json!({ "path": lock })), Err(Errno::ENOENT));
+        assert_eq!((member.cat(&lock), member.pread(fd, 9, 0)), (Err(Errno::ENOENT), Ok(b"mine".to_vec())));
+        assert!(open(&member, &lock, "new").is_ok());
+        assert_eq!(newest(&world), 1);
+    }
+}
+
+#[test]
+fn nothing_but_a_writable_file_is_replaced() {
+    let world = ready();
+    let member = world.member(&[]);
+    let (path, temporary) = (world.writable(DATABASE), beside(&world, "temporary"));
+    put_new(&member, &temporary, b"content");
+    assert_eq!(rename(&member, &temporary, &beside(&world, API)), Err(Errno::EROFS));
+    assert_eq!(rename(&member, &path, &beside(&world, "backup")), Err(Errno::EROFS));
+    assert_eq!(member.ask("unlink", json!({ "path": path })), Err(Errno::EROFS));
+    assert!(matches!(rename(&member, &temporary, &world.file(DATABASE)), Err(Errno::EXDEV | Errno::EROFS)));
+    assert!(matches!(rename(&member, &temporary, &world.path("outside")), Err(Errno::EXDEV)));
+    assert!(open(&member, &beside(&world, "-x"), "new").is_err_and(|errno| errno == Errno::EINVAL));
+    assert!(open(&member, &world.writable_mountpoint().join("x"), "new").is_err());
+    // Among themselves they change names.
+    put_new(&member, &beside(&world, "second"), b"second");
+    assert_eq!(rename(&member, &temporary, &beside(&world, "second")), Ok(Value::Null));
+    assert_eq!(
+        (member.cat(&beside(&world, "second")), member.cat(&temporary)),
+        (Ok(b"content".to_vec()), Err(Errno::ENOENT))
+    );
+    // So many, and so large.
+    let made = (0..100).map(|number| open(&member, &beside(&world, &format!("n{number}")), "new"));
+    let made: Vec<_> = made.collect();
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 63, "{made:?}");
+    assert_eq!(made.last(), Some(&Err(Errno::ENOSPC)));
+    let fd = *made[0].as_ref().expect("a file");
+    write(&member, fd, &vec![b'x'; 1 << 20]).expect("written");
+    assert_eq!(write(&member, fd, b"y"), Err(Errno::EFBIG));
+    assert_eq!(newest(&world), 1);
+    assert_eq!(revealed(&world, "api/key"), world.value("api/key"));
+}
+
+fn put_new(actor: &dyn Actor, path: &Path, bytes: &[u8]) {
+    let data = canary::encode_standard(bytes);
+    actor.ask("put", json!({ "path": path, "data": data, "how": "new" })).expect("a file");
+}
+
+#[test]
+fn files_beside_go_with_their_grant() {
+    let world = ready();
+    let (member, temporary) = (world.member(&[]), beside(&world, "temporary"));
+    let fd = open(&member, &temporary, "new").expect("a file");
+    write(&member, fd, world.canary().as_bytes()).expect("written");
+    let other = world.member(&[]);
+    world.kin(["revoke", &world.grants()[0]["id"].as_str().expect("an id")[..16]]).run().exits(0);
+    assert_eq!(member.pread(fd, 9, 0), Err(REFUSED));
+    assert_eq!(write(&member, fd, b"x"), Err(REFUSED));
+    assert_eq!(rename(&member, &temporary, &world.writable(DATABASE)), Err(REFUSED));
+    assert_eq!(member.ask("unlink", json!({ "path": temporary })), Err(REFUSED));
+    assert_eq!(other.list(&world.writable_mountpoint().join("api")), Ok(vec![DATABASE.to_owned()]));
+    assert_eq!(newest(&world), 1);
+}
+
+#[test]
+fn programs_that_write_a_credential_back_do() {
+    let world = ready();
+    let member = world.member(&[]);
+    let path = world.writable(DATABASE);
+    let file = path.to_str().expect("a path");
+    let sh = |script: &str| {
+        let (code, output, errors) = member.run(&["sh", "-c", script, file]);
+        assert_eq!(code, 0, "{script}: {errors}{}", String::from_utf8_lossy(&output));
+    };
+    let content = || String::from_utf8(revealed(&world, "db/url")).expect("text");
+    let mut versions = newest(&world);
+    let mut stored = |more: u64, what: &str| {
+        versions += more;
+        assert_eq!(newest(&world), versions, "{what}");
+    };
+    // A lock beside it, and a rename.
+    sh("printf '' > \"$0\"");
+    stored(1, "emptied");
+    sh(
+        "printf 'protocol=https\\nhost=a.example\\nusername=me\\npassword=pw\\n\\n' | git credential-store --file \"$0\" store",
+    );
+    assert_eq!(content(), "https://me:pw@a.example\n");
+    stored(1, "git credential-store");
+    sh(
+        "printf 'protocol=https\\nhost=a.example\\n\\n' | git credential-store --file \"$0\" get | grep -qx password=pw",
+    );
+    sh(": > \"$0\"; git config --file \"$0\" user.token one");
+    assert_eq!(content(), "[user]\n\ttoken = one\n");
+    stored(2, "git config");
+    // A file of another name, and a rename.
+    sh("sed -i 's/one/two/' \"$0\"");
+    assert_eq!(content(), "[user]\n\ttoken = two\n");
+    stored(1, "sed -i");
+    sh("perl -pi -e 's/two/three/' \"$0\" 2>/dev/null || sed -i 's/two/three/' \"$0\"");
+    assert_eq!(content(), "[user]\n\ttoken = three\n");
+    let replace = "import json, os, sys, tempfile\np = sys.argv[1]\n\
+                   fd, name = tempfile.mkstemp(dir=os.path.dirname(p))\n\
+                   with os.fdopen(fd, 'w') as f:\n    json.dump({'token': 'four'}, f)\n    f.flush()\n    os.fsync(f.fileno())\n\
+                   os.chmod(name, 0o600)\nos.replace(name, p)";
+    let (code, _, errors) = member.run(&["python3", "-c", replace, file]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert_eq!(content(), "{\"token\": \"four\"}");
+    // In place.
+    let (code, _, errors) = member.run(&[
+        "python3",
+        "-c",
+        "import json, sys\njson.dump({'token': 'five'}, open(sys.argv[1], 'w'))",
+        file,
+    ]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert_eq!(content(), "{\"token\": \"five\"}");
+    sh(
+        "cp /etc/hostname \"$0\"; printf six | tee \"$0\" >/dev/null; printf x | dd of=\"$0\" conv=notrunc status=none",
+    );
+    assert_eq!(content(), "xix");
+    let key = world.path("home/key");
+    let key = key.to_str().expect("a path");
+    let (code, _, errors) = member.run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key]);
+    assert_eq!(code, 0, "{errors}");
+    sh(&format!(
+        "cat {key} > \"$0\" && rm {key} && ssh-keygen -q -p -P '' -N phrase -f \"$0\" && ssh-keygen -y -P phrase -f \"$0\" | diff - {key}.pub -b >/dev/null || true"
+    ));
+    assert_eq!(member.run(&["ssh-keygen", "-y", "-P", "phrase", "-f", file]).0, 0);
+    assert_ne!(member.run(&["ssh-keygen", "-y", "-P", "", "-f", file]).0, 0);
+    // Nothing is left beside it.
+    assert_eq!(member.list(path.parent().expect("a directory")), Ok(vec![DATABASE.to_owned()]));
+}
