@@ -11,6 +11,7 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
     WriteFlags,
 };
+use kin_broker::Plaintext;
 use kin_broker::access::Caller;
 use kin_broker::control::protocol::Owner;
 use kin_policy::{GrantId, PageCache};
@@ -23,6 +24,9 @@ use crate::secretfs::{Ask, Attributes, SecretFs, Surface};
 const NAME_TTL: Duration = Duration::from_secs(3600);
 /// How long it may keep attributes: never, because the next reader may be somebody else.
 const ATTRIBUTE_TTL: Duration = Duration::ZERO;
+
+/// Bytes of one WRITE, at most: so much of fuser's buffers ever holds any.
+const MAX_WRITE: u32 = 128 << 10;
 
 /// The file system as fuser wants it.
 #[derive(Clone)]
@@ -133,6 +137,7 @@ impl Filesystem for Adapter {
         if self.content.fs.surface() == Surface::Write {
             // An open that empties a file is one request: no version without content comes in between.
             let _ = config.add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC);
+            let _ = config.set_max_write(MAX_WRITE);
         }
         Ok(())
     }
@@ -206,7 +211,7 @@ impl Filesystem for Adapter {
         self.content.release(handle.0);
     }
 
-    /// With O_APPEND the kernel says an offset of its own, which is that of what it knew last.
+    /// What is written stands in fuser's buffer, and nowhere else once this has begun. With O_APPEND the kernel says an offset of its own, which is that of what it knew last.
     fn write(
         &self,
         request: &Request,
@@ -220,8 +225,9 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let at = (flags.0 & libc::O_APPEND == 0).then_some(offset);
-        match self.content.fs.delivery(handle.0) {
-            Ok(delivery) => self.content.write(self.caller(request), delivery, at, data, reply),
+        let taken = Plaintext::taken_from_request(data);
+        match taken.and_then(|bytes| Ok((bytes, self.content.fs.delivery(handle.0)?))) {
+            Ok((bytes, delivery)) => self.content.write(self.caller(request), delivery, at, bytes, reply),
             Err(errno) => reply.error(Errno::from_i32(errno as i32)),
         }
     }

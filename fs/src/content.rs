@@ -101,19 +101,19 @@ impl Content {
         caller: Caller,
         delivery: Arc<Delivery>,
         at: Option<u64>,
-        bytes: &[u8],
+        bytes: Plaintext,
         reply: ReplyWrite,
     ) {
         let pending = self.deadlines.guard(reply);
         let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        match self.fs.write(caller, &delivery, at, bytes, None) {
+        match self.fs.write(caller, &delivery, at, bytes.bytes(), None) {
             Err(Unanswered::Unhashed(_)) => {
-                let (again, copy) = (Arc::clone(self), Plaintext::copy_of(bytes));
+                let again = Arc::clone(self);
                 let Some(reply) = pending.take() else { return };
                 self.wait(
                     reply,
                     move || {
-                        patiently(&again.fs, |exe| again.fs.write(caller, &delivery, at, copy.bytes(), exe))
+                        patiently(&again.fs, |exe| again.fs.write(caller, &delivery, at, bytes.bytes(), exe))
                             .map(|()| size)
                     },
                     ReplyWrite::written,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, GrantId, Permit, Process};
 
 use super::{Broker, Caller, Halt, Judged, Program, Refusal, facts, unsealing, versions, withheld};
-use crate::audit::{Event, NotLogged, Op};
+use crate::audit::{Event, NotLogged, Op, VaultChange};
 use crate::clock;
+use crate::custody::vault_event;
 use crate::delivery::{Delivery, Untaken};
 use crate::error::{Class, Error, Result as Outcome};
 use crate::grants::LiveGrant;
@@ -216,7 +217,9 @@ impl Broker {
         let mut refused = None;
         let stored = self.change_vault(|vault| {
             if vault.has(permit, value)? {
-                return Ok(());
+                // It could have been a guess.
+                let compared = vault_event(VaultChange::Compare, Some(reference), Some("write"));
+                return self.record(&compared).inspect_err(|_| refused = Some(Refusal::NotRecorded));
             }
             let facts = facts_after(vault, permit, grant);
             let version = vault.version(reference).unwrap_or(0) + 1;

@@ -3,12 +3,16 @@
 //! Small values share one pool of page-sized slots, so that delivering one costs no system call;
 //! larger ones get a mapping of their own.
 
+use std::io::IoSlice;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+use nix::sys::uio::{RemoteIoVec, process_vm_writev};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use zeroize::Zeroize;
 
@@ -16,6 +20,9 @@ use zeroize::Zeroize;
 const SLOT: usize = 4096;
 /// Slots in the pool: 1 MiB of the 8 MiB that `RLIMIT_MEMLOCK` commonly allows.
 const SLOTS: usize = 256;
+
+/// To wipe with.
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Bytes mapped for values beside the pool.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
@@ -71,6 +78,32 @@ impl Plaintext {
         let moved = Self::copy_of(&bytes);
         bytes.zeroize();
         moved
+    }
+
+    /// Moves the payload of a request out of the buffer that the kernel read it into, which is a library's, ordinary
+    /// memory, and stays as it is until the next request. It is wiped as the next request would overwrite it: by the
+    /// kernel. The buffer's pages are locked from then on, where the limit allows.
+    ///
+    /// # Errors
+    /// Those of process_vm_writev(2): the payload is not to be used then.
+    pub fn taken_from_request(payload: &[u8]) -> Result<Self, Errno> {
+        if let Some(start) = NonNull::new(payload.as_ptr().cast_mut()).filter(|_| !payload.is_empty()) {
+            // SAFETY: locking pages changes nothing that they hold, whoever owns them.
+            let _ = unsafe { mlock(start.cast(), payload.len()) };
+        }
+        let copy = Self::copy_of(payload);
+        let (mut base, mut left) = (payload.as_ptr() as usize, payload.len());
+        while left > 0 {
+            let zeroes = &ZEROES[..left.min(ZEROES.len())];
+            let remote = RemoteIoVec { base, len: zeroes.len() };
+            match process_vm_writev(Pid::this(), &[IoSlice::new(zeroes)], &[remote]) {
+                Ok(0) => return Err(Errno::EFAULT),
+                Ok(wiped) => (base, left) = (base + wiped, left - wiped),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(copy)
     }
 
     /// The bytes.
@@ -207,6 +240,25 @@ mod tests {
             let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
             let value = Plaintext::copy_of(&bytes);
             assert_eq!(value.bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_taken_from_a_request_is_there_no_more() {
+        for len in [0, 1, SLOT, 1 << 17] {
+            let buffer = vec![7; len];
+            let taken = Plaintext::taken_from_request(std::hint::black_box(&buffer)).unwrap();
+            assert!(taken.len() == len && taken.bytes().iter().all(|byte| *byte == 7));
+            // As the kernel sees it: the compiler need not know that the buffer is another.
+            let mut seen = vec![1; len];
+            let place = [RemoteIoVec { base: buffer.as_ptr() as usize, len }];
+            let read = nix::sys::uio::process_vm_readv(
+                Pid::this(),
+                &mut [std::io::IoSliceMut::new(&mut seen)],
+                &place,
+            );
+            assert_eq!(read, Ok(len));
+            assert!(seen.iter().all(|byte| *byte == 0), "{len}");
         }
     }
 
