@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kin_policy::{FileName, Process, Reference};
+use kin_policy::{Exe, FileName, Process, Reference};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::access::Closed;
@@ -30,8 +30,9 @@ pub struct Delivery {
 
 /// What was written to a handle.
 struct Draft {
-    /// Who opened it.
+    /// Who opened it, and what that ran, where it was asked.
     opener: Process,
+    exe: Option<Exe>,
     /// Grows with each change.
     changes: u64,
     /// As many of them the vault has.
@@ -107,9 +108,9 @@ impl Delivery {
         file: FileName,
         versions: Vec<(Reference, u64)>,
         value: Plaintext,
-        (opener, emptied): (Process, bool),
+        (opener, exe, emptied): (Process, Option<Exe>, bool),
     ) -> Arc<Self> {
-        let draft = Draft { opener, changes: emptied.into(), stored: 0, closed: None };
+        let draft = Draft { opener, exe, changes: emptied.into(), stored: 0, closed: None };
         Self::holding(live, file, versions, Held(Some(value)), Some(draft))
     }
 
@@ -203,6 +204,11 @@ impl Delivery {
         let value = guard.0.as_ref()?;
         let draft = self.draft.as_ref()?.lock();
         (draft.changes != draft.stored).then_some(value.len() as u64)
+    }
+
+    /// What the process that opened it to write ran then, where it was asked.
+    pub(crate) fn opened_running(&self) -> Option<Exe> {
+        self.draft.as_ref()?.lock().exe
     }
 
     /// Whether this process opened it to write.

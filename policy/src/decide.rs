@@ -328,9 +328,10 @@ fn judge<'a>(
     // The names are the grant's own; what stands behind one is the vault's.
     let Some(file) = request.file else {
         reaches(every(grant), request, standing)?;
-        return match request.action.is_to_write() && grant.writable().next().is_none() {
-            true => Err(Denial::ReadOnly),
-            false => Ok((grant, None)),
+        return match request.action.is_to_write() {
+            true if grant.writable().next().is_none() => Err(Denial::ReadOnly),
+            true if standing.suspended => Err(Denial::Suspended),
+            _ => Ok((grant, None)),
         };
     };
     let Some(binding) = grant.binding(file, request.through) else {

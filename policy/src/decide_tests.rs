@@ -308,6 +308,9 @@ fn a_directory_takes_new_files_where_something_in_it_is_writable() {
         for action in [Action::OpenToWrite, write(100)] {
             let answer = ask_from(Some(HOME), None, action, None, &standing(&grant));
             assert_eq!(matches!(answer, Decision::Permit(_)), expected, "{action:?}");
+            let suspended = Standing { suspended: true, ..standing(&grant) };
+            let denied = if expected { Denial::Suspended } else { Denial::ReadOnly };
+            assert_eq!(ask_from(Some(HOME), None, action, None, &suspended), Decision::Deny(denied));
         }
     }
 }

@@ -78,14 +78,14 @@ impl Broker {
         let versions = versions(&permit, &vault)?;
         let op = if begin == Begin::Empty { Op::Write } else { Op::Open };
         let logged = self.log(permit, &versions, &judged, caller, file, (action, op))?;
-        let process = judged.process().ok_or(Refusal::Broken)?;
+        let (process, exe) = (judged.process().ok_or(Refusal::Broken)?, judged.subject.exe);
         let live = judged.subject.live.ok_or(Refusal::Broken)?;
         let value = match begin {
             Begin::Content => vault.unseal(&logged).map_err(|error| unsealing(&error))?,
             Begin::Empty => Plaintext::zeroed(0),
         };
         let emptied = begin == Begin::Empty;
-        let delivery = Delivery::to_write(live, file.clone(), versions, value, (process, emptied));
+        let delivery = Delivery::to_write(live, file.clone(), versions, value, (process, exe, emptied));
         self.autolock.used(&delivery);
         Ok(delivery)
     }
@@ -149,6 +149,8 @@ impl Broker {
         inode: u64,
         exe: Option<Exe>,
     ) -> Result<(), Halt> {
+        // A process that ends has no executable any more. What it wrote, it wrote running one that was asked for.
+        let exe = exe.or_else(|| delivery.opened_running().filter(|_| identity::is_ending(caller.tid)));
         let (judged, permit) = self.permitted_write(caller, delivery, exe)?;
         let opener = judged.process().filter(|process| delivery.is_opened_by(*process));
         match opener {

@@ -132,15 +132,27 @@ pub(crate) fn comm(pid: Pid) -> io::Result<Vec<u8>> {
     read_comm(&File::open(format!("/proc/{pid}/comm"))?)
 }
 
-/// Whether the thread is ending because a signal killed its process: `PF_EXITING` among its flags, and a signal in
-/// the status that its process will have (proc_pid_stat(5)). One whose status the kernel does not tell is not.
+/// Whether the thread is ending because a signal killed its process: its flags say the one, and the status that the
+/// process will have the other (proc_pid_stat(5)). One whose status the kernel does not tell is not.
 pub(crate) fn is_being_killed(tid: u32) -> bool {
-    const EXITING: u64 = 0x4;
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{tid}/stat")) else { return false };
-    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
-    // Fields 9 and 52; the state, which comes first here, is field 3.
-    let field = |number: usize| fields.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
-    matches!((field(9), field(52)), (Some(flags), Some(status)) if flags & EXITING != 0 && status & 0x7f != 0)
+    flags_and_status(tid).is_some_and(|(flags, status)| flags & EXITING != 0 && status & 0x7f != 0)
+}
+
+/// Whether the thread is ending, however.
+pub(crate) fn is_ending(tid: u32) -> bool {
+    flags_and_status(tid).is_some_and(|(flags, _)| flags & EXITING != 0)
+}
+
+/// `PF_EXITING` of linux/sched.h.
+const EXITING: u64 = 0x4;
+
+/// Fields 9 and 52 of a thread's stat.
+fn flags_and_status(tid: u32) -> Option<(u64, u64)> {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    // The state, which comes first here, is field 3.
+    let field = |number: usize| fields.split_ascii_whitespace().nth(number - 3)?.parse().ok();
+    Some((field(9)?, field(52)?))
 }
 
 /// Whether the process has a descriptor of the file with this inode number that it could write by

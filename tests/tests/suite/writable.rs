@@ -380,31 +380,35 @@ fn a_locked_vault_takes_nothing_and_says_so_at_the_close() {
     assert_eq!(revealed(&world, "db/url"), b"after");
 }
 
-#[test]
-fn a_full_disk_is_said_at_the_close_and_changes_nothing() {
-    kin_tests::needs_root();
-    let world = World::new();
-    let directory = world.path("kin/data");
-    std::fs::create_dir(&directory).expect("a directory");
-    world.mount_disk(&directory, "1m");
-    let world = world.initialised().with_secrets();
-    world.manifest(MANIFEST);
-    world.trust();
-    let member = world.member(&[]);
-    let fd = open(&member, &world.writable(DATABASE), "empty").expect("open");
-    write(&member, fd, &vec![b'x'; 400_000]).expect("written");
-    let full = directory.join("ballast");
-    let mut ballast = std::fs::File::create(&full).expect("a file");
-    while std::io::Write::write(&mut ballast, &[0; 512]).is_ok() {}
-    assert_eq!(close(&member, fd), Err(Errno::ENOSPC));
-    drop(ballast);
-    std::fs::remove_file(full).expect("removed");
-    assert_eq!((newest(&world), revealed(&world, "db/url")), (1, database(&world)));
-    let failed = told(&world, "write.fail");
-    assert_eq!(failed.len(), 1, "{failed:#?}");
-    assert_eq!((record::reason(&failed[0]), &failed[0]["version"]), ("disk_full", &json!(2)));
-    assert_eq!(put(&member, &world.writable(DATABASE), b"now"), Ok(()));
-    assert_eq!(newest(&world), 2);
+mod needs_root {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_said_at_the_close_and_changes_nothing() {
+        kin_tests::needs_root();
+        let world = World::new();
+        let directory = world.path("kin/data");
+        std::fs::create_dir(&directory).expect("a directory");
+        world.mount_disk(&directory, "1m");
+        let world = world.initialised().with_secrets();
+        world.manifest(MANIFEST);
+        world.trust();
+        let member = world.member(&[]);
+        let fd = open(&member, &world.writable(DATABASE), "empty").expect("open");
+        write(&member, fd, &vec![b'x'; 400_000]).expect("written");
+        let full = directory.join("ballast");
+        let mut ballast = std::fs::File::create(&full).expect("a file");
+        while std::io::Write::write(&mut ballast, &[0; 512]).is_ok() {}
+        assert_eq!(close(&member, fd), Err(Errno::ENOSPC));
+        drop(ballast);
+        std::fs::remove_file(full).expect("removed");
+        assert_eq!((newest(&world), revealed(&world, "db/url")), (1, database(&world)));
+        let failed = told(&world, "write.fail");
+        assert_eq!(failed.len(), 1, "{failed:#?}");
+        assert_eq!((record::reason(&failed[0]), &failed[0]["version"]), ("disk_full", &json!(2)));
+        assert_eq!(put(&member, &world.writable(DATABASE), b"now"), Ok(()));
+        assert_eq!(newest(&world), 2);
+    }
 }
 
 #[test]
@@ -686,4 +690,35 @@ fn programs_that_write_a_credential_back_do() {
     assert_ne!(member.run(&["ssh-keygen", "-y", "-P", "", "-f", file]).0, 0);
     // Nothing is left beside it.
     assert_eq!(member.list(path.parent().expect("a directory")), Ok(vec![DATABASE.to_owned()]));
+}
+
+#[test]
+fn a_pinned_program_alone_writes_also_where_it_ends_without_a_close() {
+    let world = ready();
+    let python = std::fs::canonicalize("/usr/bin/python3").expect("python");
+    let digest = world.other("sha256sum", [&python]).run().exits(0).text();
+    let exe = format!("exe = {{ path = \"{}\", sha256 = \"{}\" }}, ", python.display(), &digest[..64]);
+    world.manifest(&MANIFEST.replace("writable = true, ", &format!("writable = true, {exe}")));
+    world.trust();
+    let member = world.member(&[]);
+    let path = world.writable(DATABASE);
+    let file = path.to_str().expect("a path");
+    assert_eq!(put(&member, &path, b"by python"), Ok(()));
+    assert_ne!(member.run(&["dd", "if=/etc/hostname", &format!("of={file}"), "status=none"]).0, 0);
+    assert_ne!(member.run(&["sh", "-c", "echo x > \"$0\"", file]).0, 0);
+    assert_eq!(revealed(&world, "db/url"), b"by python");
+    let script =
+        "import os, sys\nos.write(os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC), b'and gone')\nos._exit(0)";
+    assert_eq!(member.run(&["python3", "-c", script, file]).0, 0);
+    assert_eq!(revealed(&world, "db/url"), b"and gone");
+    let script = "import os, sys\nfd = os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)\nos.set_inheritable(fd, True)\n\
+                  os.execv('/bin/sh', ['sh', '-c', f'echo evil >&{fd}'])";
+    assert_ne!(member.run(&["python3", "-c", script, file]).0, 0);
+    assert_ne!(revealed(&world, "db/url"), b"evil\n");
+    // Another program's file takes no name that is pinned.
+    assert_eq!(member.run(&["sh", "-c", "echo x > \"$0.tmp\"", file]).0, 0);
+    assert_ne!(member.run(&["mv", "-f", &format!("{file}.tmp"), file]).0, 0);
+    let reasons: Vec<_> =
+        told(&world, "write.deny").iter().map(|line| record::reason(line).to_owned()).collect();
+    assert!(reasons.contains(&"exe_hash_mismatch".to_owned()), "{reasons:?}");
 }
