@@ -204,7 +204,7 @@ impl Broker {
     pub fn writable_names(&self, caller: Caller, project: &DirectoryName) -> Result<Vec<FileName>, Refusal> {
         let mut names = self.names(caller, project)?;
         let (live, _) = self.permitted(caller, Action::Look, project, None, Op::Opendir)?;
-        names.retain(|file| live.is_writable(file));
+        names.retain(|file| live.is_writable(file) && !live.scratches.is_vacated(file));
         Ok(names)
     }
 
@@ -220,7 +220,7 @@ impl Broker {
         op: Op,
     ) -> Result<FileFacts, Refusal> {
         let (live, _) = self.permitted(caller, Action::Look, project, Some(file), op)?;
-        let mut facts = match live.is_writable(file) {
+        let mut facts = match live.is_writable(file) && !live.scratches.is_vacated(file) {
             true => self.look_at_file(caller, project, file, op)?,
             false => return Err(Refusal::Denied(Denial::NoBinding)),
         };

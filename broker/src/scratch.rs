@@ -1,7 +1,7 @@
 //! What may a program put beside a file that it writes? A lock, or what is to take the file's name: in memory, for
 //! one grant, and gone with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -29,12 +29,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    fn new(grant: GrantId) -> Arc<Self> {
+    fn new(grant: GrantId, value: Plaintext) -> Arc<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             grant,
-            value: Arc::new(RwLock::new(Held(Some(Plaintext::zeroed(0))))),
+            value: Arc::new(RwLock::new(Held(Some(value)))),
             modified: Mutex::new(SystemTime::now()),
             named: AtomicBool::new(true),
             placed: AtomicBool::new(false),
@@ -85,41 +85,77 @@ impl Scratch {
 
 /// Those of one grant that have a name.
 #[derive(Debug, Default)]
-pub(crate) struct Scratches(Mutex<BTreeMap<FileName, Arc<Scratch>>>);
+pub(crate) struct Scratches(Mutex<Names>);
+
+#[derive(Debug, Default)]
+struct Names {
+    all: BTreeMap<FileName, Arc<Scratch>>,
+    /// Bindings whose content was renamed away: for this grant there is nothing until something takes the name again.
+    vacated: BTreeSet<FileName>,
+}
 
 impl Scratches {
     pub(crate) fn get(&self, name: &FileName) -> Option<Arc<Scratch>> {
-        self.0.lock().get(name).cloned()
+        self.0.lock().all.get(name).cloned()
     }
 
     pub(crate) fn names(&self) -> Vec<FileName> {
-        self.0.lock().keys().cloned().collect()
+        self.0.lock().all.keys().cloned().collect()
     }
 
     /// A new one; `Err` has the one that bears the name, or nothing where there are too many.
     pub(crate) fn make(&self, name: &FileName, grant: GrantId) -> Result<Arc<Scratch>, Option<Arc<Scratch>>> {
-        let mut all = self.0.lock();
+        let all = &mut self.0.lock().all;
         if let Some(there) = all.get(name) {
             return Err(Some(there.clone()));
         }
         if all.len() >= MOST {
             return Err(None);
         }
-        let scratch = Scratch::new(grant);
+        let scratch = Scratch::new(grant, Plaintext::zeroed(0));
         all.insert(name.clone(), scratch.clone());
         Ok(scratch)
     }
 
+    /// Moves what a binding has away to another name, in the place of what bears that; `false` where there are too many.
+    pub(crate) fn vacate(
+        &self,
+        binding: &FileName,
+        name: &FileName,
+        grant: GrantId,
+        value: Plaintext,
+    ) -> bool {
+        let mut names = self.0.lock();
+        if names.all.len() >= MOST && !names.all.contains_key(name) {
+            return false;
+        }
+        names.vacated.insert(binding.clone());
+        if let Some(replaced) = names.all.insert(name.clone(), Scratch::new(grant, value)) {
+            replaced.unnamed();
+        }
+        true
+    }
+
+    /// Whether what the binding had was moved away.
+    pub(crate) fn is_vacated(&self, binding: &FileName) -> bool {
+        self.0.lock().vacated.contains(binding)
+    }
+
+    /// Something has taken the binding's name again.
+    pub(crate) fn taken(&self, binding: &FileName) {
+        self.0.lock().vacated.remove(binding);
+    }
+
     /// Takes a name away; `false` where nothing bears it.
     pub(crate) fn remove(&self, name: &FileName) -> bool {
-        let gone = self.0.lock().remove(name);
+        let gone = self.0.lock().all.remove(name);
         gone.iter().for_each(|scratch| scratch.unnamed());
         gone.is_some()
     }
 
     /// Gives it another name, in the place of what bears that; `false` where nothing bears the old one.
     pub(crate) fn rename(&self, old: &FileName, new: &FileName) -> bool {
-        let mut all = self.0.lock();
+        let all = &mut self.0.lock().all;
         let Some(scratch) = all.remove(old) else { return false };
         if let Some(replaced) = all.insert(new.clone(), scratch) {
             replaced.unnamed();
@@ -127,10 +163,10 @@ impl Scratches {
         true
     }
 
-    /// Wipes all of them.
+    /// Wipes all of them; bindings have their names again.
     pub(crate) fn wipe(&self) {
-        let all = std::mem::take(&mut *self.0.lock());
-        all.values().for_each(|scratch| scratch.wipe());
+        let names = std::mem::take(&mut *self.0.lock());
+        names.all.values().for_each(|scratch| scratch.wipe());
     }
 }
 
@@ -158,7 +194,19 @@ mod tests {
         );
         assert!(all.remove(&name("1")) && !all.remove(&name("1")) && !one.is_named());
         let two = all.get(&name("2")).unwrap();
+        let moved = || Plaintext::copy_of(b"moved");
+        assert!(all.vacate(&name("file"), &name("file~"), grant, moved()) && all.is_vacated(&name("file")));
+        all.make(&name("more"), grant).unwrap();
+        assert!(
+            !all.vacate(&name("other"), &name("other~"), grant, moved()) && !all.is_vacated(&name("other"))
+        );
+        assert!(all.vacate(&name("other"), &name("2"), grant, moved()) && !two.is_named());
+        assert_eq!(all.get(&name("2")).map(|found| found.size()), Some(5));
+        all.taken(&name("other"));
+        assert!(!all.is_vacated(&name("other")) && all.is_vacated(&name("file")));
+        let two = all.get(&name("2")).unwrap();
         all.wipe();
+        assert!(!all.is_vacated(&name("file")));
         assert!(all.names().is_empty() && !two.is_named() && two.value.read().0.is_none());
     }
 }

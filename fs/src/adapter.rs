@@ -16,7 +16,7 @@ use kin_broker::access::Caller;
 use kin_broker::control::protocol::Owner;
 use kin_policy::{GrantId, PageCache};
 
-use crate::content::{Content, Range, patiently, start_writer};
+use crate::content::{Content, Range, opened_with, patiently, start_writer};
 use crate::deadlines::{Deadlines, Fail};
 use crate::secretfs::{Ask, Attributes, SecretFs, Surface};
 
@@ -373,15 +373,14 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.answer(
-            reply,
-            |fs| fs.create(self.caller(request), parent.0, name),
-            |reply, (found, delivery)| {
-                let handle = FileHandle(self.content.fs.keep(delivery));
-                let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
-                reply.created(&Duration::ZERO, &self.attr(found), Generation(0), handle, flags);
-            },
-        );
+        let (caller, own, name) = (self.caller(request), Arc::clone(&self.content), name.to_owned());
+        let work = move || patiently(&own.fs, |exe| own.fs.create(caller, parent.0, &name, exe));
+        let seen = self.clone();
+        self.content.wait(reply, work, move |reply, (found, delivery)| {
+            let flags = opened_with(&delivery);
+            let handle = FileHandle(seen.content.fs.keep(delivery));
+            reply.created(&Duration::ZERO, &seen.attr(found), Generation(0), handle, flags);
+        });
     }
 
     fn forget(&self, _request: &Request, inode: INodeNo, _lookups: u64) {

@@ -60,13 +60,8 @@ impl Content {
                 self.fs.hash(unhashed, move |exe| again.open(caller, inode, flags, Some(exe), reply));
             }
             outcome => finish(pending, outcome, |reply, delivery| {
-                // A close of what was written has to be heard of.
-                let quiet = match delivery.is_to_write() {
-                    true => FopenFlags::empty(),
-                    false => FopenFlags::FOPEN_NOFLUSH,
-                };
-                let handle = FileHandle(self.fs.keep(delivery));
-                reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO | quiet);
+                let flags = opened_with(&delivery);
+                reply.opened(FileHandle(self.fs.keep(delivery)), flags);
             }),
         }
     }
@@ -169,6 +164,15 @@ impl Content {
         });
         let _ = later.send(job);
     }
+}
+
+/// Nothing goes through the page cache, and a close of what was written has to be heard of.
+pub(crate) fn opened_with(delivery: &Delivery) -> FopenFlags {
+    let quiet = match delivery.is_to_write() {
+        true => FopenFlags::empty(),
+        false => FopenFlags::FOPEN_NOFLUSH,
+    };
+    FopenFlags::FOPEN_DIRECT_IO | quiet
 }
 
 /// Asks, and once more with what the process was found to run, where that is asked for. For the thread that may wait.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kin_policy::{Action, Decision, Denial, DirectoryName, Exe, FileName};
 
-use super::writing::Closed;
+use super::writing::{Begin, Closed};
 use super::{Broker, Caller, FileFacts, Halt, Refusal};
 use crate::audit::Op;
 use crate::delivery::Delivery;
@@ -134,6 +134,9 @@ impl Broker {
         (old, new): (&FileName, &FileName),
         exe: Option<Exe>,
     ) -> Result<(), Halt> {
+        if let Some(live) = self.writer_of(caller, old) {
+            return self.move_away(caller, (&live, old), new, exe);
+        }
         let live = self.may_change(caller, project, old, Op::Rename)?;
         let scratch = live.scratches.get(old).ok_or(Refusal::Denied(Denial::NoBinding))?;
         if !live.is_writable(new) {
@@ -157,13 +160,59 @@ impl Broker {
             None => Err(super::withheld(&live)),
         };
         match stored {
-            Ok(()) => live.scratches.remove(old),
+            Ok(()) => {
+                live.scratches.taken(new);
+                live.scratches.remove(old)
+            }
             Err(_) => {
                 scratch.place(false);
                 false
             }
         };
         Ok(stored?)
+    }
+
+    /// Moves what a binding has to another name, for the caller's grant alone: the vault keeps it. That is an open.
+    fn move_away(
+        &self,
+        caller: Caller,
+        (live, old): (&LiveGrant, &FileName),
+        new: &FileName,
+        exe: Option<Exe>,
+    ) -> Result<(), Halt> {
+        let project = &live.grant.project;
+        if live.scratches.is_vacated(old) {
+            return Err(Refusal::Denied(Denial::NoBinding).into());
+        }
+        self.may_change(caller, project, new, Op::Rename)?;
+        let opened = self.open_to_write(caller, project, old, Begin::Content, exe)?;
+        let value = opened.reading().map(|reading| Plaintext::copy_of(reading.whole()));
+        let value = value.ok_or_else(|| super::withheld(live))?;
+        if LiveGrant::is_memory_full() || !live.scratches.vacate(old, new, live.grant.id, value) {
+            return Err(Refusal::Full.into());
+        }
+        // A withdrawal, or a lock, that came first has not found it.
+        if live.ended().is_some() || self.autolock.has_locked() {
+            live.scratches.wipe();
+        }
+        Ok(())
+    }
+
+    /// Whether the name is a binding's of the caller's grant whose content was moved away: who makes a file of that
+    /// name opens the binding to write, empty.
+    pub fn is_vacated(&self, caller: Caller, name: &FileName) -> bool {
+        self.writer_of(caller, name).is_some_and(|live| live.scratches.is_vacated(name))
+    }
+
+    /// That file was made, and is there again.
+    pub fn is_taken(&self, delivery: &Delivery) {
+        delivery.live.scratches.taken(&delivery.file);
+    }
+
+    /// The caller's grant, where this is a binding that it may write.
+    fn writer_of(&self, caller: Caller, name: &FileName) -> Option<Arc<LiveGrant>> {
+        let known = self.identifier.identify(caller.tid, &self.grants).ok()?;
+        self.grant_of(&known).filter(|live| caller.reaches(live) && live.is_writable(name))
     }
 
     /// The caller's grant, where it may change the directory under this name: no file of its own bears it.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use kin_broker::access::{Caller, FileFacts};
+use kin_broker::access::{Begin, Caller, FileFacts};
 use kin_broker::audit::Op;
 use kin_broker::{Delivery, Scratch};
 use kin_policy::{DirectoryName, Exe, FileName};
@@ -61,18 +61,24 @@ impl SecretFs {
         }
     }
 
-    /// CREATE: a file beside those that can be written.
+    /// CREATE: a file beside those that can be written, or one of those once more, after it was renamed away.
     ///
     /// # Errors
     /// The refusal; EROFS for the name of a file of the grant; ENOSPC where there are too many; EINVAL for a name
-    /// that no file may have.
+    /// that no file may have; `Unhashed`, as for [`SecretFs::open`].
     pub fn create(
         &self,
         caller: Caller,
         parent: u64,
         name: &OsStr,
-    ) -> Result<(Attributes, Arc<Delivery>), Errno> {
+        exe: Option<Exe>,
+    ) -> Result<(Attributes, Arc<Delivery>), Unanswered> {
         let (project, name) = self.place(parent, name)?;
+        if self.broker.is_vacated(caller, &name) {
+            let delivery = self.broker.open_to_write(caller, &project, &name, Begin::Empty, exe)?;
+            self.broker.is_taken(&delivery);
+            return Ok((self.file(caller, &project, &name, Op::Create)?, delivery));
+        }
         let (scratch, delivery) = self.broker.create_beside(caller, &project, &name).map_err(errno)?;
         let found = self.beside_looks(caller, &project, &scratch, Op::Create)?;
         Ok((found, delivery))

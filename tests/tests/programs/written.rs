@@ -101,15 +101,15 @@ rows! { write =>
         }
     }
 
-    fn vim_writes_over_it() {
+    fn vim_puts_a_new_file_in_its_place() {
         Written {
-            program: "vim, `backupcopy=yes`",
+            program: "vim",
             version: "vim --version",
             real: "config/secret.txt",
             plant: |world| text(world, "old ", "\n"),
-            script: "vim -es -u NONE -i NONE -c 'set backupcopy=yes' -c 's/old/new/' -c wq $secret",
+            script: "vim -es -u NONE -i NONE -c 's/old/new/' -c wq $secret",
             holds: "new ",
-            how: "in place, with a backup beside it meanwhile; by itself it would rename the file away, which is EROFS",
+            how: "the old file renamed away meanwhile, and a new one in its place; at the real path in place",
             private: true,
         }
     }

@@ -577,7 +577,7 @@ fn nothing_but_a_writable_file_is_replaced() {
     let (path, temporary) = (world.writable(DATABASE), beside(&world, "temporary"));
     put_new(&member, &temporary, b"content");
     assert_eq!(rename(&member, &temporary, &beside(&world, API)), Err(Errno::EROFS));
-    assert_eq!(rename(&member, &path, &beside(&world, "backup")), Err(Errno::EROFS));
+    assert_eq!(rename(&member, &path, &beside(&world, API)), Err(Errno::EROFS));
     assert_eq!(member.ask("unlink", json!({ "path": path })), Err(Errno::EROFS));
     assert!(matches!(rename(&member, &temporary, &world.file(DATABASE)), Err(Errno::EXDEV | Errno::EROFS)));
     assert!(matches!(rename(&member, &temporary, &world.path("outside")), Err(Errno::EXDEV)));
@@ -605,6 +605,38 @@ fn nothing_but_a_writable_file_is_replaced() {
 fn put_new(actor: &dyn Actor, path: &Path, bytes: &[u8]) {
     let data = canary::encode_standard(bytes);
     actor.ask("put", json!({ "path": path, "data": data, "how": "new" })).expect("a file");
+}
+
+both! {
+    fn what_is_renamed_away_is_a_copy_and_the_vault_keeps_it(identity) {
+        let world = ready_with(identity);
+        let (member, other) = (world.member(&[]), world.member(&[]));
+        let (path, backup, before) = (world.writable(DATABASE), beside(&world, "backup"), database(&world));
+        assert_eq!(rename(&member, &path, &backup), Ok(Value::Null));
+        assert_eq!((member.cat(&path), member.cat(&backup)), (Err(Errno::ENOENT), Ok(before.clone())));
+        assert_eq!(member.list(path.parent().expect("a directory")), Ok(vec!["backup".to_owned()]));
+        assert_eq!(rename(&member, &path, &backup), Err(Errno::ENOENT));
+        // For others nothing happened.
+        assert_eq!((other.cat(&path), member.cat(&world.file(DATABASE))), (Ok(before.clone()), Ok(before.clone())));
+        assert_eq!((newest(&world), revealed(&world, "db/url")), (1, before.clone()));
+        // Back again.
+        assert_eq!(rename(&member, &backup, &path), Ok(Value::Null));
+        assert_eq!((member.cat(&path), newest(&world)), (Ok(before), 1));
+        // Or another in its place, made new or by a rename.
+        assert_eq!(rename(&member, &path, &backup), Ok(Value::Null));
+        put_new(&member, &path, b"made new");
+        assert_eq!((member.cat(&path), newest(&world)), (Ok(b"made new".to_vec()), 2));
+        assert_eq!(rename(&member, &path, &backup), Ok(Value::Null));
+        assert_eq!(member.cat(&backup), Ok(b"made new".to_vec()));
+        put_new(&member, &beside(&world, "next"), b"renamed");
+        assert_eq!(rename(&member, &beside(&world, "next"), &path), Ok(Value::Null));
+        assert_eq!((member.cat(&path), newest(&world)), (Ok(b"renamed".to_vec()), 3));
+        // An outsider moves nothing, and a grant that ends half-way has changed nothing.
+        assert_eq!(rename(&world.outsider(), &path, &backup), Err(REFUSED));
+        assert_eq!(rename(&member, &path, &backup), Ok(Value::Null));
+        assert!(member.finish().success());
+        assert_eq!((other.cat(&path), newest(&world)), (Ok(b"renamed".to_vec()), 3));
+    }
 }
 
 #[test]
