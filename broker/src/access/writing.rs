@@ -161,6 +161,8 @@ impl Broker {
                 Err(Refusal::Broken.into())
             }
             Some(process) if !identity::has_open_to_write(process.pid, inode) => {
+                // Whoever closed one before, this is the answer that counts.
+                delivery.closed_by(None);
                 self.store_draft(&Closed::now(judged, permit, caller), delivery).map_err(Halt::from)
             }
             _ => {

@@ -148,7 +148,9 @@ const EXITING: u64 = 0x4;
 
 /// Fields 9 and 52 of a thread's stat.
 fn flags_and_status(tid: u32) -> Option<(u64, u64)> {
-    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    let stat = std::fs::read(format!("/proc/{tid}/stat")).ok()?;
+    // A name may be any bytes; the last bracket is the one behind it.
+    let stat = String::from_utf8_lossy(&stat);
     let (_, fields) = stat.rsplit_once(") ")?;
     // The state, which comes first here, is field 3.
     let field = |number: usize| fields.split_ascii_whitespace().nth(number - 3)?.parse().ok();
@@ -209,6 +211,26 @@ mod tests {
         }
         let top = Stat::parse(b"1 (init) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 3 1");
         assert_eq!(top, Some(Stat { parent: None, start: 3 }));
+    }
+
+    #[test]
+    fn who_can_write_a_file_is_told_by_its_number_and_way() {
+        use std::os::unix::fs::MetadataExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (own, inode) = (Pid::new(std::process::id()).unwrap(), file.as_file().metadata().unwrap().ino());
+        assert!(has_open_to_write(own, inode));
+        let reading = File::open(file.path()).unwrap();
+        drop(file);
+        assert!(!has_open_to_write(own, inode));
+        drop(reading);
+    }
+
+    #[test]
+    fn who_runs_is_neither_ending_nor_being_killed() {
+        let tid = nix::unistd::gettid().as_raw().unsigned_abs();
+        assert!(flags_and_status(tid).is_some());
+        assert!(!is_ending(tid) && !is_being_killed(tid));
+        assert!(!is_ending(0) && !is_being_killed(u32::MAX));
     }
 
     #[test]
