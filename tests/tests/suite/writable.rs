@@ -754,3 +754,22 @@ fn a_pinned_program_alone_writes_also_where_it_ends_without_a_close() {
         told(&world, "write.deny").iter().map(|line| record::reason(line).to_owned()).collect();
     assert!(reasons.contains(&"exe_hash_mismatch".to_owned()), "{reasons:?}");
 }
+
+#[test]
+fn the_record_tells_who_wrote_from_who_was_delivered_something() {
+    let world = ready();
+    let member = world.member(&[]);
+    assert_eq!(put(&member, &world.writable(DATABASE), b"written"), Ok(()));
+    let exposed = |what: &str| {
+        let said = world.kin(["audit", "--exposed", what, "--json"]).run().exits(0).json();
+        said["exposed"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!((exposed("db/url"), exposed("db/url@2")), (0, 0));
+    let grant = world.grants()[0]["id"].as_str().expect("an id").to_owned();
+    let tree = world.kin(["audit", "--json", "--tree", &grant]).run().exits(0).json();
+    let file = &tree["processes"][0]["children"][0]["files"][0];
+    assert_eq!((&file["file"], &file["opens"], &file["writes"]), (&json!(DATABASE), &json!(1), &json!(1)));
+    assert!(world.kin(["audit", "--tree", &grant]).run().exits(0).text().contains("written × 1"));
+    assert_eq!(member.cat(&world.writable(DATABASE)), Ok(b"written".to_vec()));
+    assert_eq!((exposed("db/url@1"), exposed("db/url@2")), (0, 1));
+}
