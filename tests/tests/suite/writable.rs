@@ -773,3 +773,12 @@ fn the_record_tells_who_wrote_from_who_was_delivered_something() {
     assert_eq!(member.cat(&world.writable(DATABASE)), Ok(b"written".to_vec()));
     assert_eq!((exposed("db/url@1"), exposed("db/url@2")), (0, 1));
 }
+
+#[test]
+fn r15_a_value_that_was_written_back_is_masked_like_any_other() {
+    let world = ready();
+    let (script, token) = ("cat > \"$DATABASE_FILE\"; cat \"$DATABASE_FILE\"", world.canary());
+    let run = world.kin(["run", "--redact", "--", "sh", "-c", script]).input(token.clone()).run().exits(0);
+    assert!(!run.text().contains(&token) && !run.text().is_empty(), "{run}");
+    assert_eq!(revealed(&world, "db/url"), token.into_bytes());
+}
