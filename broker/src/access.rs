@@ -19,6 +19,12 @@ use crate::grants::LiveGrant;
 use crate::identity::{Known, Program};
 use crate::vault::{self, Vault};
 
+mod beside;
+mod writing;
+
+pub(crate) use writing::Closed;
+pub use writing::{Begin, ServeWritable};
+
 /// Who asks, as the FUSE request header says it: a thread id (0 where it is invisible) and a uid.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
@@ -54,8 +60,12 @@ pub enum Refusal {
     NotRecorded,
     /// The vault no longer has what the binding names.
     Missing,
-    /// The value would not unseal.
+    /// The value would not unseal; or the vault did not take one, for a reason of its own.
     Broken,
+    /// There would be more bytes than a value may have.
+    TooLarge,
+    /// The vault is full, or its disk.
+    Full,
 }
 
 /// Why there is nothing yet, or nothing at all.
@@ -113,9 +123,23 @@ impl Subject {
         if let Some((file, rendered)) = file.and_then(|file| live.grant.files.get_key_value(file)) {
             return live.decided_together(&request, file, rendered, suspended);
         }
-        let (around, crowded) = (live.around(file), action == Action::Open && live.is_crowded());
+        let (around, crowded) = (live.around(file), action.is_an_open() && live.is_crowded());
         let standing = Standing { suspended, crowded, ..live.standing(file, &around) };
         decide(&request, &[standing], clock::now())
+    }
+
+    /// Whether it is decided in the same way once more.
+    fn still(
+        &self,
+        action: Action,
+        project: &DirectoryName,
+        file: &FileName,
+        suspended: bool,
+    ) -> Result<(), Denial> {
+        match self.decided(action, project, Some(file), suspended) {
+            Decision::Permit(_) => Ok(()),
+            Decision::Deny(denial) => Err(denial),
+        }
     }
 
     /// Why there is no vault to open from.
@@ -173,6 +197,42 @@ impl Broker {
         Ok(live.grant.names().filter(|file| !elsewhere || anywhere(file)).cloned().collect())
     }
 
+    /// As [`Self::names`], of what may be written.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn writable_names(&self, caller: Caller, project: &DirectoryName) -> Result<Vec<FileName>, Refusal> {
+        let mut names = self.names(caller, project)?;
+        let (live, _) = self.permitted(caller, Action::Look, project, None, Op::Opendir)?;
+        names.retain(|file| live.is_writable(file) && !live.scratches.is_vacated(file));
+        Ok(names)
+    }
+
+    /// As [`Self::look_at_file`], where the file may be written: another is none.
+    ///
+    /// # Errors
+    /// As there; `NoBinding`.
+    pub fn look_at_writable(
+        &self,
+        caller: Caller,
+        project: &DirectoryName,
+        file: &FileName,
+        op: Op,
+    ) -> Result<FileFacts, Refusal> {
+        let (live, _) = self.permitted(caller, Action::Look, project, Some(file), op)?;
+        let mut facts = match live.is_writable(file) && !live.scratches.is_vacated(file) {
+            true => self.look_at_file(caller, project, file, op)?,
+            false => return Err(Refusal::Denied(Denial::NoBinding)),
+        };
+        // Who writes sees what it has written.
+        if let Ok(known) = self.identifier.identify(caller.tid, &self.grants)
+            && let Some(size) = live.draft_of(file, known.lineage().process)
+        {
+            facts.size = size;
+        }
+        Ok(facts)
+    }
+
     /// Whether the caller is in the tree of any live grant.
     pub fn is_member(&self, caller: Caller) -> bool {
         let Ok(known) = self.identifier.identify(caller.tid, &self.grants) else { return false };
@@ -211,7 +271,7 @@ impl Broker {
         // One snapshot of the vault, so that the versions in the record are those that are unsealed.
         let vault = self.vault().ok_or_else(|| judged.subject.withheld())?;
         let versions = versions(&permit, &vault)?;
-        let logged = self.log(permit, &versions, &judged, caller, file, op)?;
+        let logged = self.log(permit, &versions, &judged, caller, file, (Action::Open, op))?;
         let live = judged.subject.live.ok_or(Refusal::Broken)?;
         let value = match live.rendered(file) {
             Some(rendered) => rendered.render(&live.grant, file, &vault, &logged)?,
@@ -231,7 +291,7 @@ impl Broker {
         judged: &Judged,
         caller: Caller,
         file: &FileName,
-        op: Op,
+        (action, op): (Action, Op),
     ) -> Result<Logged<Permit>, Refusal> {
         let (Ok(known), Some(live)) = (&judged.subject.known, &judged.subject.live) else {
             return Err(Refusal::Broken);
@@ -246,11 +306,7 @@ impl Broker {
             }
             references => Event::AllowRendered { grant, project, file, references, elsewhere, reader },
         };
-        let still_valid =
-            || match judged.subject.decided(Action::Open, project, Some(file), self.autolock.has_locked()) {
-                Decision::Permit(_) => Ok(()),
-                Decision::Deny(denial) => Err(denial),
-            };
+        let still_valid = || judged.subject.still(action, project, file, self.autolock.has_locked());
         self.audit.append_permit(permit, &event, still_valid, || live.opened(file)).map_err(|error| {
             match error {
                 NotLogged::Denied(denial) => {
@@ -274,7 +330,7 @@ impl Broker {
         page_cache: PageCache,
         exe: Option<Exe>,
     ) -> Result<Reading<'d>, Halt> {
-        let (project, file) = (&delivery.live.grant.project, Some(&delivery.file));
+        let (project, file) = (&delivery.live.grant.project, delivery.decided_as());
         // All handles of a file fill one cache: what is in it is of one version, the newest.
         let page_cache = match page_cache {
             PageCache::Private if !self.is_newest(delivery) => PageCache::Shared,
@@ -383,6 +439,17 @@ impl Broker {
         file: Option<&FileName>,
         op: Op,
     ) {
+        self.record_refusal(judged, denial.reason(), caller, (project, file), op);
+    }
+
+    fn record_refusal(
+        &self,
+        judged: &Judged,
+        reason: &'static str,
+        caller: Caller,
+        (project, file): (&DirectoryName, Option<&FileName>),
+        op: Op,
+    ) {
         let (program, nobody) = (
             judged.subject.known.as_ref().map(|known| known.program()).unwrap_or_default(),
             Ancestry::default(),
@@ -405,7 +472,7 @@ impl Broker {
             file: file.map(|file| file.as_str().as_bytes()),
             reference: reference.as_ref(),
             grant: judged.subject.live.as_ref().map(|live| live.grant.id),
-            reason: denial.reason(),
+            reason,
             reader,
         });
     }
@@ -432,8 +499,7 @@ pub(crate) fn unsealing(error: &Error) -> Refusal {
 
 /// Whether the decision will ask what the reader runs.
 fn is_pinned(live: &LiveGrant, action: Action, file: Option<&FileName>) -> bool {
-    let delivers = matches!(action, Action::Open | Action::Read { .. });
-    delivers && file.is_some_and(|file| live.grant.behind(file).any(|b| !b.exe.is_empty()))
+    action.is_for_content() && file.is_some_and(|file| live.grant.behind(file).any(|b| !b.exe.is_empty()))
 }
 
 /// The vault was locked under a grant: by a person, which ended the grant, or by itself. A handle that was

@@ -134,18 +134,24 @@ impl Broker {
 
     fn set(&self, new: NewVersion, value: Option<Plaintext>, bus: Option<&str>) -> Result<SecretInfo> {
         let bad = |why: &str| Error::new(Class::Usage, "bad_request", why.to_owned());
-        let NewVersion { reference, mut generate, note, expires_s, attributes, rotate } = new;
+        let NewVersion { reference, mut generate, note, expires_s, from_version, attributes, rotate } = new;
         let now = clock::unix_seconds();
         let due = |seconds: i64| now.saturating_add(seconds);
         let asked = expires_s.map(|seconds| due(i64::try_from(seconds).unwrap_or(i64::MAX)));
-        let mut facts = Facts { note, due: asked, generated: None, attributes };
+        let mut facts = Facts { note, due: asked, generated: None, grant: None, attributes };
         if rotate {
             self.unlock(Asker::Person, None, bus)?;
             let old = self.info(&reference)?;
             facts.note = facts.note.or(old.note);
             facts.attributes = old.attributes.into_iter().chain(facts.attributes).collect();
             facts.due = facts.due.or(old.due.map(|at| due(at.saturating_sub(old.created))));
-            generate = generate.or(old.generated.filter(|_| value.is_none()));
+            generate = generate.or(old.generated.filter(|_| value.is_none() && from_version.is_none()));
+        }
+        if let Some(version) = from_version {
+            if generate.is_some() || value.is_some() || !rotate {
+                return Err(bad("an old version is another source than a value"));
+            }
+            return self.bring_back(&reference, version, facts);
         }
         let value = match (&generate, value) {
             (Some(spec), None) => generate::generate(spec)?,
@@ -200,6 +206,7 @@ impl Broker {
                 path: binding.path.clone(),
                 env_value: binding.env_value.clone(),
                 mmap: binding.mmap,
+                writable: binding.writable,
                 namespaces: binding.namespaces,
                 exe: binding.exe.iter().map(pin).collect(),
                 present: info.as_ref().map(Option::is_some),
@@ -309,6 +316,8 @@ impl Broker {
             mount: MountStatus {
                 path: self.directories.mountpoint(),
                 mounted: crate::mounts::is_mounted(&self.directories.mountpoint()),
+                writable_path: self.directories.writable_mountpoint(),
+                writable: crate::mounts::is_mounted(&self.directories.writable_mountpoint()),
             },
             audit: self.audit_status(),
             grants: grants.iter().filter(|live| live.is_live(now)).map(|live| self.show(live)).collect(),
@@ -339,6 +348,7 @@ impl Broker {
             project: live.grant.project.clone(),
             command: live.command_line.clone(),
             bindings: live.grant.names().cloned().collect(),
+            writable: live.grant.writable().cloned().collect(),
             opens: live.opens(),
             age_s: now.since(live.grant.created).as_secs(),
             ttl_left_ms: left.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use kin_policy::{DirectoryName, Ending, Exe, FileName, Reference, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
+use crate::access::ServeWritable;
 use crate::audit::{self, AuditLog, Event};
 use crate::autolock::Autolock;
 use crate::clock;
@@ -45,6 +46,7 @@ pub struct Broker {
     pub(crate) warden: Warden,
     pub(crate) placeholders: Placeholders,
     pub(crate) private_mounts: OnceLock<Box<dyn ServePrivate>>,
+    pub(crate) writable_mount: OnceLock<Box<dyn ServeWritable>>,
     pub(crate) no_mount: OnceLock<Error>,
     pub(crate) zygote: OnceLock<Zygote>,
     pub(crate) rotation: Rotation,
@@ -84,6 +86,7 @@ impl Broker {
             warden: Warden::new()?,
             placeholders: Placeholders::begin(&directories.state)?,
             private_mounts: OnceLock::new(),
+            writable_mount: OnceLock::new(),
             no_mount: OnceLock::new(),
             zygote: OnceLock::new(),
             rotation: Rotation::default(),
@@ -132,6 +135,11 @@ impl Broker {
         live.unmap();
         for inner in live.inner() {
             self.withdraw(&inner, ending);
+        }
+        if live.grant.writable().next().is_some()
+            && let Some(server) = self.writable_mount.get()
+        {
+            server.settle();
         }
         true
     }

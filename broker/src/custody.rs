@@ -275,6 +275,15 @@ impl Broker {
         )
     }
 
+    /// Makes an old version of an open vault's secret the current one.
+    pub(crate) fn bring_back(&self, reference: &Reference, version: u64, facts: Facts) -> Result<SecretInfo> {
+        let now = clock::unix_seconds();
+        let info = self.change_vault(|vault| vault.bring_back(reference, version, facts, now))?;
+        let from = format!("from version {version}");
+        self.record(&vault_event(VaultChange::Write, Some(reference), Some(&from)))?;
+        Ok(info)
+    }
+
     /// Destroys every version of a secret.
     pub(crate) fn remove_secret(
         &self,

@@ -1,13 +1,17 @@
-//! What does an open handle hold? One version of one value, until it is closed or withdrawn.
+//! What does an open handle hold? One version of one value, until it is closed or withdrawn; where it was opened to
+//! write, what becomes the next.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kin_policy::{FileName, Reference};
-use parking_lot::{RwLock, RwLockReadGuard};
+use kin_policy::{Exe, FileName, Process, Reference};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
+use crate::access::Closed;
 use crate::grants::LiveGrant;
+use crate::scratch::Scratch;
 use crate::sys::memory::Plaintext;
+use crate::vault::MAX_VALUE;
 
 /// One open file. It is wiped when its grant is withdrawn, whoever holds a descriptor of it.
 #[derive(Debug)]
@@ -19,11 +23,49 @@ pub struct Delivery {
     /// The secrets that it is of, and their versions.
     pub versions: Vec<(Reference, u64)>,
     number: AtomicU64,
-    value: RwLock<Held>,
+    value: Arc<RwLock<Held>>,
+    draft: Option<Mutex<Draft>>,
+    scratch: Option<Arc<Scratch>>,
+}
+
+/// What was written to a handle.
+struct Draft {
+    /// Who opened it, and what that ran, where it was asked.
+    opener: Process,
+    exe: Option<Exe>,
+    /// Grows with each change.
+    changes: u64,
+    /// As many of them the vault has.
+    stored: u64,
+    /// Who closed a descriptor of it last, while others were open still.
+    closed: Option<Closed>,
+}
+
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft").field("changes", &self.changes).field("stored", &self.stored).finish()
+    }
+}
+
+/// What a handle had at one moment, and which of its changes that has.
+pub(crate) struct Drafted {
+    pub(crate) value: Plaintext,
+    changes: u64,
+}
+
+/// Why bytes were not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Untaken {
+    /// There would be more than a value may have.
+    TooLarge,
+    /// The handle was withdrawn, or was opened to read.
+    Wiped,
+    /// It is a file that took another's place.
+    Placed,
 }
 
 /// The value, or that it was wiped. Its `Debug` shows neither.
-struct Held(Option<Plaintext>);
+pub(crate) struct Held(pub(crate) Option<Plaintext>);
 
 impl std::fmt::Debug for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -57,10 +99,157 @@ impl Delivery {
         versions: Vec<(Reference, u64)>,
         value: Plaintext,
     ) -> Arc<Self> {
-        let (number, value) = (AtomicU64::new(0), RwLock::new(Held(Some(value))));
-        let delivery = Arc::new(Self { live: live.clone(), file, versions, number, value });
-        live.delivered(&delivery);
+        Self::holding(live, file, versions, Held(Some(value)), None)
+    }
+
+    /// As [`Self::new`], to be written to; `emptied` says that it was not before.
+    pub(crate) fn to_write(
+        live: Arc<LiveGrant>,
+        file: FileName,
+        versions: Vec<(Reference, u64)>,
+        value: Plaintext,
+        (opener, exe, emptied): (Process, Option<Exe>, bool),
+    ) -> Arc<Self> {
+        let draft = Draft { opener, exe, changes: emptied.into(), stored: 0, closed: None };
+        Self::holding(live, file, versions, Held(Some(value)), Some(draft))
+    }
+
+    /// A handle of a file that is beside what the grant may write.
+    pub(crate) fn of_scratch(live: Arc<LiveGrant>, file: FileName, scratch: Arc<Scratch>) -> Arc<Self> {
+        let (number, value) = (AtomicU64::new(0), scratch.value.clone());
+        let scratch = Some(scratch);
+        Self { live, file, versions: Vec::new(), number, value, draft: None, scratch }.known()
+    }
+
+    fn holding(
+        live: Arc<LiveGrant>,
+        file: FileName,
+        versions: Vec<(Reference, u64)>,
+        value: Held,
+        draft: Option<Draft>,
+    ) -> Arc<Self> {
+        let (number, value) = (AtomicU64::new(0), Arc::new(RwLock::new(value)));
+        let draft = draft.map(Mutex::new);
+        Self { live, file, versions, number, value, draft, scratch: None }.known()
+    }
+
+    /// Known to its grant from now on.
+    fn known(self) -> Arc<Self> {
+        let delivery = Arc::new(self);
+        delivery.live.delivered(&delivery);
         delivery
+    }
+
+    /// The file that has to be permitted; what is beside files is the directory's.
+    pub(crate) fn decided_as(&self) -> Option<&FileName> {
+        self.scratch.is_none().then_some(&self.file)
+    }
+
+    /// Whether it was opened to write.
+    pub fn is_to_write(&self) -> bool {
+        self.draft.is_some()
+    }
+
+    /// Takes bytes in, at an offset or at the end; what lies between is zero.
+    pub(crate) fn write(&self, at: Option<u64>, bytes: &[u8]) -> Result<(), Untaken> {
+        self.change(|value| {
+            let start = at.map_or(Some(value.len()), |at| usize::try_from(at).ok());
+            let end = start.and_then(|start| start.checked_add(bytes.len())).filter(|end| *end <= MAX_VALUE);
+            let (Some(start), Some(end)) = (start, end) else { return Err(Untaken::TooLarge) };
+            value.extend(end);
+            value.bytes_mut()[start..end].copy_from_slice(bytes);
+            Ok(!bytes.is_empty())
+        })
+    }
+
+    /// Cuts it off, or makes it longer by zeroes.
+    pub(crate) fn resize(&self, size: u64) -> Result<(), Untaken> {
+        self.change(|value| {
+            let size =
+                usize::try_from(size).ok().filter(|size| *size <= MAX_VALUE).ok_or(Untaken::TooLarge)?;
+            let changes = size != value.len();
+            value.truncate(size);
+            value.extend(size);
+            Ok(changes)
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Plaintext) -> Result<bool, Untaken>) -> Result<(), Untaken> {
+        let mut guard = self.value.write();
+        if self.scratch.as_ref().is_some_and(|scratch| scratch.is_placed()) {
+            return Err(Untaken::Placed);
+        }
+        if self.draft.is_none() && self.scratch.is_none() {
+            return Err(Untaken::Wiped);
+        }
+        let changed = change(guard.0.as_mut().ok_or(Untaken::Wiped)?)?;
+        if changed {
+            self.draft.iter().for_each(|draft| draft.lock().changes += 1);
+            self.scratch.iter().for_each(|scratch| scratch.touch());
+        }
+        Ok(())
+    }
+
+    /// Whether it has changes that the vault has not, also where they were wiped meanwhile.
+    pub fn is_unstored(&self) -> bool {
+        self.draft.as_ref().is_some_and(|draft| {
+            let draft = draft.lock();
+            draft.changes != draft.stored
+        })
+    }
+
+    /// Its size, where it has changes that the vault has not.
+    pub(crate) fn unstored(&self) -> Option<u64> {
+        let guard = self.value.read();
+        let value = guard.0.as_ref()?;
+        let draft = self.draft.as_ref()?.lock();
+        (draft.changes != draft.stored).then_some(value.len() as u64)
+    }
+
+    /// What the process that opened it to write ran then, where it was asked.
+    pub(crate) fn opened_running(&self) -> Option<Exe> {
+        self.draft.as_ref()?.lock().exe
+    }
+
+    /// Whether this process opened it to write.
+    pub(crate) fn is_opened_by(&self, process: Process) -> bool {
+        self.draft.as_ref().is_some_and(|draft| draft.lock().opener == process)
+    }
+
+    /// Remembers who closed a descriptor of it, for when the last one is closed; `None` forgets it.
+    pub(crate) fn closed_by(&self, closed: Option<Closed>) {
+        if let Some(draft) = &self.draft {
+            draft.lock().closed = closed;
+        }
+    }
+
+    /// Who closed a descriptor of it last, where that did not store what it has.
+    pub(crate) fn take_closed(&self) -> Option<Closed> {
+        self.draft.as_ref()?.lock().closed.take()
+    }
+
+    /// A copy of what it has, where that has to be stored.
+    pub(crate) fn drafted(&self) -> Result<Option<Drafted>, Untaken> {
+        let Some(draft) = &self.draft else { return Ok(None) };
+        let guard = self.value.read();
+        let (changes, stored) = {
+            let draft = draft.lock();
+            (draft.changes, draft.stored)
+        };
+        match &guard.0 {
+            _ if changes == stored => Ok(None),
+            Some(value) => Ok(Some(Drafted { value: Plaintext::copy_of(value.bytes()), changes })),
+            None => Err(Untaken::Wiped),
+        }
+    }
+
+    /// The vault has this.
+    pub(crate) fn is_stored(&self, drafted: &Drafted) {
+        if let Some(draft) = &self.draft {
+            let mut draft = draft.lock();
+            draft.stored = draft.stored.max(drafted.changes);
+            draft.closed = None;
+        }
     }
 
     /// For its grant alone: the number it is known by there.

@@ -51,7 +51,7 @@ fn refused(file: &FileName, halt: &Halt) -> Error {
             let message = format!("the value of {file} could not be recorded, and so not delivered");
             Error::new(Class::Storage, "audit_failed", message).hint("see `kin status`")
         }
-        Halt::Refused(Refusal::Broken) | Halt::Unhashed(_) => {
+        Halt::Refused(Refusal::Broken | Refusal::TooLarge | Refusal::Full) | Halt::Unhashed(_) => {
             Error::internal("deliver a value to the environment", file)
         }
     }

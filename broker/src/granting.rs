@@ -78,8 +78,19 @@ impl Broker {
             Some(true) => self.prepare_redaction(&live, &opened.vault),
             _ => Ok(Vec::new()),
         });
-        let unmasked = prepared.inspect_err(|_| self.call_off(&live))?;
+        let unmasked = prepared
+            .and_then(|unmasked| self.show_writable(&live).map(|()| unmasked))
+            .inspect_err(|_| self.call_off(&live))?;
         Ok((Granted { private, scrub, unmasked, ..self.describe(&live, values) }, live))
+    }
+
+    /// Has the files that a grant may write shown, where it has any.
+    fn show_writable(&self, live: &LiveGrant) -> Result<()> {
+        if live.grant.writable().next().is_none() {
+            return Ok(());
+        }
+        let nobody = || Error::internal("show what can be written", "nobody shows it");
+        self.writable_mount.get().ok_or_else(nobody)?.put_up()
     }
 
     /// From here on the warden watches over the grant.
@@ -184,8 +195,18 @@ impl Broker {
         let names = values.iter().map(|(name, _)| name.as_str());
         let warn = !values.is_empty() && warned::is_first(&self.directories.state, &live.directory, names);
         let directory = self.directories.mountpoint().join(project.as_str());
-        let (scrub, unmasked, private) = (Vec::new(), Vec::new(), None);
-        Granted { id: *id, directory, environment, values, scrub, warn_of_values: warn, unmasked, private }
+        Granted {
+            id: *id,
+            directory,
+            writable_directory: self.directories.writable_mountpoint().join(project.as_str()),
+            writable: live.grant.writable().cloned().collect(),
+            environment,
+            values,
+            scrub: Vec::new(),
+            warn_of_values: warn,
+            unmasked: Vec::new(),
+            private: None,
+        }
     }
 }
 
@@ -305,6 +326,7 @@ impl<'a> Outer<'a> {
         own.reference == binding.reference
             && restricted
             && (own.mmap || !binding.mmap)
+            && (own.writable || !binding.writable)
             && own.descend == Descend::All
             && (self.same_namespaces || own.namespaces == Reach::Any)
     }

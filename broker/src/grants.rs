@@ -17,6 +17,7 @@ use crate::identity::{Held, Identity, Roots};
 use crate::private::Mapped;
 use crate::redaction::Channel;
 use crate::rendered::Rendered;
+use crate::scratch::Scratches;
 use crate::sys::memory;
 
 /// The most grants that stand at once.
@@ -80,6 +81,8 @@ pub struct LiveGrant {
     mapped: OnceLock<Box<dyn Mapped>>,
     rendered: BTreeMap<FileName, Rendered>,
     redactor: OnceLock<Channel>,
+    /// What is beside the files that it may write.
+    pub(crate) scratches: Scratches,
 }
 
 impl LiveGrant {
@@ -115,6 +118,7 @@ impl LiveGrant {
             mapped: OnceLock::new(),
             rendered: BTreeMap::new(),
             redactor: OnceLock::new(),
+            scratches: Scratches::default(),
         }
     }
 
@@ -326,6 +330,32 @@ impl LiveGrant {
         self.open_deliveries() >= OPEN_FILES || memory::mapped() >= HELD
     }
 
+    /// Whether its tree may write the file.
+    pub(crate) fn is_writable(&self, file: &FileName) -> bool {
+        self.grant.bindings.get(file).is_some_and(|binding| binding.writable)
+    }
+
+    /// The size of what this process has written to the file and the vault has not, by the handle that it opened
+    /// last.
+    pub(crate) fn draft_of(&self, file: &FileName, process: Process) -> Option<u64> {
+        if !self.is_writable(file) {
+            return None;
+        }
+        let open: Vec<_> = {
+            let deliveries = self.deliveries.lock();
+            deliveries.iter().filter_map(|(number, weak)| Some((*number, weak.upgrade()?))).collect()
+        };
+        let own = |(_, delivery): &&(u64, Arc<Delivery>)| {
+            delivery.file == *file && delivery.is_unstored() && delivery.is_opened_by(process)
+        };
+        open.iter().filter(own).max_by_key(|(number, _)| *number)?.1.unstored()
+    }
+
+    /// Whether values take as much memory as they may: what is open does not grow then.
+    pub(crate) fn is_memory_full() -> bool {
+        memory::mapped() >= HELD
+    }
+
     /// How many of its deliveries are open.
     pub(crate) fn open_deliveries(&self) -> usize {
         self.deliveries.lock().len()
@@ -340,6 +370,7 @@ impl LiveGrant {
     pub fn wipe_deliveries(&self) {
         let open: Vec<_> = self.deliveries.lock().drain().filter_map(|(_, weak)| weak.upgrade()).collect();
         open.iter().for_each(|delivery| delivery.wipe());
+        self.scratches.wipe();
     }
 }
 

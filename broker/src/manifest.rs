@@ -89,7 +89,7 @@ impl Manifest {
 }
 
 /// What a binding's table may have.
-const BINDING_KEYS: [&str; 11] = [
+const BINDING_KEYS: [&str; 12] = [
     "ref",
     "env_path",
     "env_value",
@@ -101,6 +101,7 @@ const BINDING_KEYS: [&str; 11] = [
     "path",
     "scrub",
     "mmap",
+    "writable",
 ];
 
 /// Whether a shell can name a variable so.
@@ -298,7 +299,12 @@ impl Reader<'_> {
             exe,
             path: table.get("path").map(|value| self.place(value)).transpose()?,
             mmap: self.switch(table, "mmap")?,
+            writable: self.switch(table, "writable")?,
         };
+        if binding.mmap && binding.writable {
+            let why = "mmap does not go with writable: a mapping would show what was there before";
+            return Err(self.invalid(Some(value.span()), why));
+        }
         if binding.mmap && !(binding.may_be_inherited() && binding.limits == Limits::default()) {
             let why = "mmap does not go with exe, descend, max_opens or for_first: the kernel answers whoever \
                        has a mapped file open";

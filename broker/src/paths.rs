@@ -72,6 +72,11 @@ impl Directories {
         self.runtime.join("mnt")
     }
 
+    /// Where the files that can be written are mounted, while somebody may write any.
+    pub fn writable_mountpoint(&self) -> PathBuf {
+        self.runtime.join("rw")
+    }
+
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.runtime.join("socket")

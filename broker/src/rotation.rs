@@ -22,6 +22,9 @@ const MOST: usize = 1024;
 /// What a keeper is told, once for any number of versions that it has not read of yet.
 const NOTICE: &[u8] = b"v";
 
+/// Secrets that have another version, or none any more, and the grant whose tree wrote it, where one did.
+type Changed = BTreeMap<Reference, Option<GrantId>>;
+
 /// Who shows versions to programs: this room knows no file systems.
 pub trait ShowVersions: Send + Sync {
     /// These files have another version, or none any more. Returns at once.
@@ -32,7 +35,7 @@ pub trait ShowVersions: Send + Sync {
 #[derive(Default)]
 pub(crate) struct Rotation {
     known: Mutex<BTreeMap<Reference, Mark>>,
-    changed: Mutex<BTreeSet<Reference>>,
+    changed: Mutex<Changed>,
     some: Condvar,
     keepers: Mutex<HashMap<GrantId, (Arc<LiveGrant>, UnixStream)>>,
     shown: OnceLock<Box<dyn ShowVersions>>,
@@ -44,14 +47,15 @@ impl Rotation {
         let now = vault.marks();
         let mut known = self.known.lock();
         let names: BTreeSet<_> = now.keys().chain(known.keys()).collect();
-        let others = names.into_iter().filter(|name| now.get(*name) != known.get(*name)).cloned();
-        self.changed.lock().extend(others);
+        let others = names.into_iter().filter(|name| now.get(*name) != known.get(*name));
+        let writer = |name| now.get(name).and_then(|(.., grant)| *grant);
+        self.changed.lock().extend(others.map(|name| (name.clone(), writer(name))));
         *known = now;
         self.some.notify_one();
     }
 
     /// Waits until there are any, and takes them.
-    fn wait(&self) -> BTreeSet<Reference> {
+    fn wait(&self) -> Changed {
         let mut changed = self.changed.lock();
         while changed.is_empty() {
             self.some.wait(&mut changed);
@@ -59,8 +63,8 @@ impl Rotation {
         std::mem::take(&mut changed)
     }
 
-    /// Tells the keepers. One that has not read of the last is told already; one that is gone is forgotten.
-    fn tell(&self, changed: &BTreeSet<Reference>) {
+    /// Tells the keepers, but nobody of what its own tree wrote. One that has not read of the last is told already; one that is gone is forgotten.
+    fn tell(&self, changed: &Changed) {
         self.keepers.lock().retain(|_, (live, stream)| {
             !concerns(live, changed)
                 || match stream.write(NOTICE) {
@@ -97,11 +101,14 @@ impl Broker {
     }
 
     /// The files that live grants have of these secrets.
-    fn files_of(&self, changed: &BTreeSet<Reference>) -> BTreeSet<(DirectoryName, FileName)> {
+    fn files_of(&self, changed: &Changed) -> BTreeSet<(DirectoryName, FileName)> {
         let now = clock::now();
         let mut files = BTreeSet::new();
         for live in self.grants.all().iter().filter(|live| live.is_current(now)) {
-            let concerned = live.grant.names().filter(|file| is_of(live.grant.behind(file), changed));
+            let concerned = live
+                .grant
+                .names()
+                .filter(|file| is_of(live.grant.behind(file), |reference| changed.contains_key(reference)));
             files.extend(concerned.map(|file| (live.grant.project.clone(), file.clone())));
         }
         files
@@ -134,10 +141,11 @@ impl Broker {
     }
 }
 
-fn concerns(live: &LiveGrant, changed: &BTreeSet<Reference>) -> bool {
-    is_of(live.grant.every_binding().map(|(_, binding)| binding), changed)
+fn concerns(live: &LiveGrant, changed: &Changed) -> bool {
+    let foreign = |reference: &Reference| changed.get(reference).is_some_and(|by| *by != Some(live.grant.id));
+    is_of(live.grant.every_binding().map(|(_, binding)| binding), foreign)
 }
 
-fn is_of<'a>(mut bindings: impl Iterator<Item = &'a Binding>, changed: &BTreeSet<Reference>) -> bool {
-    bindings.any(|binding| changed.contains(&binding.reference))
+fn is_of<'a>(mut bindings: impl Iterator<Item = &'a Binding>, changed: impl Fn(&Reference) -> bool) -> bool {
+    bindings.any(|binding| changed(&binding.reference))
 }

@@ -22,7 +22,9 @@ use crate::ancestry;
 use crate::deadlines::Deadlines;
 use crate::mount::{self, Mount};
 use crate::private::PrivateMounts;
+use crate::secretfs::Surface;
 use crate::watches::Watches;
+use crate::writable::WritableMount;
 
 /// How long a broker that starts in the background may take until it answers.
 const START: Duration = Duration::from_secs(10);
@@ -139,6 +141,7 @@ fn serve(
     raise_descriptor_limit();
     let stop = block_stop_signals()?;
     mount::clear(&directories.mountpoint());
+    mount::clear(&directories.writable_mountpoint());
     let broker = Broker::new(directories.clone(), identity_choice()?)?;
     // Here, and not before the forks: they leave no value behind.
     if let Some(given) = &options.identity {
@@ -147,13 +150,15 @@ fn serve(
     }
     let deadlines = Deadlines::start().map_err(|error| Error::internal("start the watchdog", error))?;
     let watches = Watches::start()?;
-    let mount = match Mount::put_up(&broker, &deadlines, &watches) {
+    let mount = match Mount::put_up(&broker, &deadlines, &watches, Surface::Read) {
         Err(error) if options.private_only && mount::wants_only_fusermount(&error) => {
             broker.has_no_mount(error);
             None
         }
         mount => Some(mount?),
     };
+    let (writable, server) = WritableMount::new(broker.clone(), deadlines.clone(), watches.clone())?;
+    broker.show_writable_by(Box::new(server));
     broker.redact_by(zygote);
     broker.serve_private_mounts_by(Box::new(PrivateMounts::new(broker.clone(), deadlines, watches.clone())));
     broker.show_versions_by(Box::new(watches));
@@ -169,6 +174,7 @@ fn serve(
     let told = stop.wait().map_or("unknown", |signal| signal.as_str());
     let _ = std::fs::remove_file(directories.socket());
     broker.shut(told);
+    writable.take_down();
     mount.iter().for_each(Mount::take_down);
     // Not left to the exit: threads end one by one then, and who waits for this process sees the first.
     drop(lock);

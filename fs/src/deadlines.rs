@@ -1,12 +1,15 @@
 //! Does every FUSE request get its answer in time? A reader that waits for one ignores SIGKILL, so
 //! whatever holds a FUSE thread up (a log on a disk that hangs), the request is answered EIO.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use fuser::{Errno, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen};
+use fuser::{
+    Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
+};
 use parking_lot::Mutex;
 
 /// How long a request may take.
@@ -31,7 +34,7 @@ macro_rules! fails {
     };
 }
 
-fails!(ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen);
+fails!(ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite);
 
 /// A reply that has one owner at a time: the request's thread, or the watchdog.
 struct Slot<R>(Mutex<Option<R>>);
@@ -61,20 +64,20 @@ pub struct Deadlines {
 }
 
 /// A request under way.
-pub struct Pending<'a, R> {
-    deadlines: &'a Deadlines,
+pub struct Pending<D: Deref<Target = Deadlines>, R> {
+    deadlines: D,
     number: u64,
     slot: Arc<Slot<R>>,
 }
 
-impl<R> Pending<'_, R> {
+impl<D: Deref<Target = Deadlines>, R> Pending<D, R> {
     /// The reply, to send it; `None` where the deadline has answered.
     pub fn take(self) -> Option<R> {
         self.slot.0.lock().take()
     }
 }
 
-impl<R> Drop for Pending<'_, R> {
+impl<D: Deref<Target = Deadlines>, R> Drop for Pending<D, R> {
     fn drop(&mut self) {
         let mut pending = self.deadlines.pending.lock();
         if let Some(at) = pending.iter().position(|(number, ..)| *number == self.number) {
@@ -97,7 +100,18 @@ impl Deadlines {
     }
 
     /// Puts a reply under the deadline.
-    pub fn guard<R: Fail>(&self, reply: R) -> Pending<'_, R> {
+    pub fn guard<R: Fail>(&self, reply: R) -> Pending<&Self, R> {
+        let (number, slot) = self.enter(reply);
+        Pending { deadlines: self, number, slot }
+    }
+
+    /// As [`Self::guard`], for a reply that another thread sends.
+    pub fn guard_elsewhere<R: Fail>(self: &Arc<Self>, reply: R) -> Pending<Arc<Self>, R> {
+        let (number, slot) = self.enter(reply);
+        Pending { deadlines: Arc::clone(self), number, slot }
+    }
+
+    fn enter<R: Fail>(&self, reply: R) -> (u64, Arc<Slot<R>>) {
         let slot = Arc::new(Slot(Mutex::new(Some(reply))));
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         self.pending.lock().push((number, Instant::now(), slot.clone()));
@@ -106,7 +120,7 @@ impl Deadlines {
         {
             watchdog.unpark();
         }
-        Pending { deadlines: self, number, slot }
+        (number, slot)
     }
 
     fn watch(&self) {

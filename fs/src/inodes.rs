@@ -19,6 +19,8 @@ pub enum Node {
     Project(DirectoryName),
     /// A file in it.
     File(DirectoryName, FileName),
+    /// A file beside those, by its number: its name changes.
+    Scratch(DirectoryName, u64),
 }
 
 /// The inodes that the kernel has been told of.
@@ -49,6 +51,11 @@ impl Inodes {
             }
             inode = next(inode);
         }
+    }
+
+    /// Forgets an inode that no name leads to any more.
+    pub fn forget(&self, inode: u64) {
+        self.nodes.write().remove(&inode);
     }
 
     /// The inode of a node, from now on known.
@@ -89,6 +96,9 @@ fn preferred(node: &Node) -> u64 {
         Node::Project(project) => Sha256::new().chain_update(project.as_str()),
         Node::File(project, file) => {
             Sha256::new().chain_update(project.as_str()).chain_update("/").chain_update(file.as_str())
+        }
+        Node::Scratch(project, number) => {
+            Sha256::new().chain_update(project.as_str()).chain_update("//").chain_update(number.to_le_bytes())
         }
     }
     .finalize();

@@ -11,3 +11,4 @@ pub mod private;
 pub mod run;
 pub mod secretfs;
 pub mod watches;
+pub mod writable;

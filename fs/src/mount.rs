@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use kin_broker::{Broker, Class, Error, Result, describe, mounts};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use parking_lot::Mutex;
 
 use crate::adapter::Adapter;
 use crate::deadlines::Deadlines;
-use crate::secretfs::SecretFs;
+use crate::secretfs::{SecretFs, Surface};
 use crate::watches::Watches;
 
 /// FUSE threads: two, so that one slow request does not stall the rest; more cost throughput.
@@ -29,31 +30,52 @@ const REMOUNT: Duration = Duration::from_millis(200);
 pub struct Mount {
     point: PathBuf,
     stopping: Arc<AtomicBool>,
+    unmounter: Unmounter,
 }
+
+/// Has the session that serves forget its mount: it would unmount the path once it ends, whatever is there by then.
+type Unmounter = Arc<Mutex<Option<SessionUnmounter>>>;
 
 impl Mount {
     /// Mounts, and goes on mounting where somebody else takes it down.
     ///
     /// # Errors
     /// `fuse_unavailable` with the fix; storage errors of the mountpoint.
-    pub fn put_up(broker: &Arc<Broker>, deadlines: &Arc<Deadlines>, watches: &Watches) -> Result<Self> {
-        let point = broker.directories.mountpoint();
+    pub fn put_up(
+        broker: &Arc<Broker>,
+        deadlines: &Arc<Deadlines>,
+        watches: &Watches,
+        surface: Surface,
+    ) -> Result<Self> {
+        let point = match surface {
+            Surface::Read => broker.directories.mountpoint(),
+            Surface::Write => broker.directories.writable_mountpoint(),
+        };
         let stopping = Arc::new(AtomicBool::new(false));
         let (deadlines, watches) = (deadlines.clone(), watches.clone());
-        let keep = Keep { broker: broker.clone(), point, deadlines, watches, stopping: stopping.clone() };
+        let (broker, stopping_too, unmounter) = (broker.clone(), stopping.clone(), Unmounter::default());
+        let keep = Keep {
+            broker,
+            point,
+            surface,
+            deadlines,
+            watches,
+            stopping: stopping_too,
+            unmounter: unmounter.clone(),
+        };
         let first = keep.serve()?;
         let point = keep.point.clone();
         std::thread::Builder::new()
             .name("mount".into())
             .spawn(move || keep.up(first))
             .map_err(|error| Error::internal("start a thread", error))?;
-        Ok(Self { point, stopping })
+        Ok(Self { point, stopping, unmounter })
     }
 
     /// Takes it down, whoever has files open in it: their next read fails once the broker is gone.
     pub fn take_down(&self) {
         self.stopping.store(true, Ordering::Release);
-        clear(&self.point);
+        unmount(&self.unmounter, &self.point);
         cover(&self.point);
     }
 }
@@ -62,9 +84,11 @@ impl Mount {
 struct Keep {
     broker: Arc<Broker>,
     point: PathBuf,
+    surface: Surface,
     deadlines: Arc<Deadlines>,
     watches: Watches,
     stopping: Arc<AtomicBool>,
+    unmounter: Unmounter,
 }
 
 impl Keep {
@@ -84,10 +108,13 @@ impl Keep {
                 Err(_) => std::thread::sleep(REMOUNT),
             }
             if self.stopping.load(Ordering::Acquire) {
+                // It was taken down before this one was up.
+                unmount(&self.unmounter, &self.point);
                 return;
             }
         }
     }
+
     fn serve(&self) -> Result<JoinHandle<()>> {
         let point = &self.point;
         let storage = |error| Error::storage(&format!("make the mountpoint {}", point.display()), &error);
@@ -95,11 +122,24 @@ impl Keep {
         let covered = File::open(point).map_err(storage)?;
         // fusermount3 refuses a mountpoint that it could not write to.
         covered.set_permissions(Permissions::from_mode(0o700)).map_err(storage)?;
-        let fs = SecretFs::new(self.broker.clone(), SystemTime::now());
-        let inodes = fs.inodes();
-        let session = Session::new(Adapter::new(fs, self.deadlines.clone()), point, &config());
+        let (fs, deadlines) = (self.broker.clone(), self.deadlines.clone());
+        let (adapter, inodes) = match self.surface {
+            Surface::Read => {
+                let fs = SecretFs::new(fs, SystemTime::now());
+                let inodes = fs.inodes();
+                (Adapter::new(fs, deadlines), inodes)
+            }
+            Surface::Write => {
+                let fs = SecretFs::to_write(fs, SystemTime::now());
+                let inodes = fs.inodes();
+                let adapter = Adapter::to_write(fs, deadlines);
+                (adapter.map_err(|error| Error::internal("start a thread", error))?, inodes)
+            }
+        };
+        let session = Session::new(adapter, point, &config(self.surface));
         covered.set_permissions(Permissions::from_mode(0o500)).map_err(storage)?;
-        let session = session.map_err(|error| unavailable(&error))?;
+        let mut session = session.map_err(|error| unavailable(&error))?;
+        *self.unmounter.lock() = Some(session.unmount_callable());
         // The descriptor comes from fusermount3 without it, and no child of ours may have the mount's.
         let _ = fcntl(session.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
         let watched = self.watches.watch(session.as_fd(), inodes, BTreeSet::new());
@@ -112,6 +152,13 @@ impl Keep {
             .spawn(serve)
             .map_err(|error| Error::internal("start a thread", error))
     }
+}
+
+fn unmount(unmounter: &Unmounter, point: &Path) {
+    if let Some(mut unmounter) = unmounter.lock().take() {
+        let _ = unmounter.unmount();
+    }
+    clear(point);
 }
 
 /// Clears whatever a broker that was killed has left at `point`, for ever ENOTCONN: `auto_unmount` would
@@ -135,12 +182,15 @@ fn cover(point: &Path) {
 }
 
 /// What every session of ours is like, whoever mounts.
-pub(crate) fn config() -> Config {
+pub(crate) fn config(surface: Surface) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("kin".into()),
         MountOption::Subtype("kin".into()),
-        MountOption::RO,
+        match surface {
+            Surface::Read => MountOption::RO,
+            Surface::Write => MountOption::RW,
+        },
         MountOption::NoSuid,
         MountOption::NoDev,
         MountOption::NoExec,

@@ -13,7 +13,7 @@ use kin_broker::{Broker, Class, Error, Mapped, Result, ServePrivate};
 use crate::adapter::Adapter;
 use crate::deadlines::Deadlines;
 use crate::mount;
-use crate::secretfs::SecretFs;
+use crate::secretfs::{SecretFs, Surface};
 use crate::watches::Watches;
 
 /// Sessions at once: each has its threads.
@@ -85,7 +85,7 @@ impl ServePrivate for PrivateMounts {
         let serve = move || {
             let (_served, _watched) = (served, watched);
             // Whom the kernel lets in is the mount's choice: its namespace, or its one user.
-            let session = Session::from_fd(adapter, device, SessionACL::All, mount::config());
+            let session = Session::from_fd(adapter, device, SessionACL::All, mount::config(Surface::Read));
             if let Ok(session) = &session
                 && !mappable.is_empty()
             {

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use kin_broker::access::{Caller, FileFacts, Halt, Refusal};
+use kin_broker::access::{Begin, Caller, FileFacts, Halt, Refusal};
 use kin_broker::audit::Op;
 use kin_broker::grants::LiveGrant;
-use kin_broker::{Broker, Delivery, Reading, Unhashed};
+use kin_broker::{Broker, Delivery, Reading, Scratch, Unhashed};
 use kin_policy::{Denial, DirectoryName, Exe, FileName, PageCache};
 use nix::errno::Errno;
 use parking_lot::RwLock;
 
 use crate::inodes::{Inodes, Node, ROOT};
+
+mod beside;
 
 /// What stat shows of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,22 +65,62 @@ impl From<Halt> for Unanswered {
     }
 }
 
+/// What a FLUSH or FSYNC asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A descriptor of this inode was closed.
+    Close(u64),
+    /// It is to be stored now.
+    Sync,
+}
+
 /// The file system.
 pub struct SecretFs {
-    broker: Arc<Broker>,
+    pub(crate) broker: Arc<Broker>,
     inodes: Arc<Inodes>,
     open: RwLock<HashMap<u64, Arc<Delivery>>>,
     next: AtomicU64,
     made: SystemTime,
     /// The one project that it shows, where it is a grant's own.
     only: Option<DirectoryName>,
+    surface: Surface,
+    /// The files beside those that can be written, by their inodes.
+    scratches: RwLock<HashMap<u64, Arc<Scratch>>>,
+}
+
+/// What is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// Every file of a grant, to read.
+    Read,
+    /// Those that it may write.
+    Write,
 }
 
 impl SecretFs {
     /// The view onto `broker`; directories bear the time `made`.
     pub fn new(broker: Arc<Broker>, made: SystemTime) -> Self {
         let (inodes, open, next) = (Arc::default(), RwLock::default(), AtomicU64::new(1));
-        Self { broker, inodes, open, next, made, only: None }
+        Self {
+            broker,
+            inodes,
+            open,
+            next,
+            made,
+            only: None,
+            surface: Surface::Read,
+            scratches: RwLock::default(),
+        }
+    }
+
+    /// As [`Self::new`], of what can be written.
+    pub fn to_write(broker: Arc<Broker>, made: SystemTime) -> Self {
+        Self { surface: Surface::Write, ..Self::new(broker, made) }
+    }
+
+    /// What is shown.
+    pub fn surface(&self) -> Surface {
+        self.surface
     }
 
     /// A view for one grant and those made inside its tree.
@@ -115,10 +157,13 @@ impl SecretFs {
                 None => Err(Errno::EACCES),
             },
             Node::Project(project) => match name.to_str().and_then(|name| FileName::new(name).ok()) {
-                Some(file) => self.file(caller, project, &file, Op::Lookup),
+                Some(file) => match self.beside(caller, project, &file, Op::Lookup)? {
+                    Some(found) => Ok(found),
+                    None => self.file(caller, project, &file, Op::Lookup),
+                },
                 None => self.directory_for(caller, project, Op::Lookup).and(Err(Errno::ENOENT)),
             },
-            Node::File(..) => Err(Errno::ENOTDIR),
+            Node::File(..) | Node::Scratch(..) => Err(Errno::ENOTDIR),
         }
     }
 
@@ -137,7 +182,7 @@ impl SecretFs {
     pub fn access(&self, caller: Caller, inode: u64, mask: i32) -> Result<(), Errno> {
         let found = self.look(caller, inode, Op::Access)?;
         match () {
-            () if mask & libc::W_OK != 0 => Err(Errno::EROFS),
+            () if mask & libc::W_OK != 0 && self.surface == Surface::Read => Err(Errno::EROFS),
             () if mask & libc::X_OK != 0 && !found.directory => Err(Errno::EACCES),
             () => Ok(()),
         }
@@ -154,14 +199,27 @@ impl SecretFs {
         match &*self.node(inode)? {
             Node::Root => {}
             Node::Project(project) => {
-                let names = self.broker.names(caller, project).map_err(errno)?;
+                let names = match self.surface {
+                    Surface::Read => self.broker.names(caller, project),
+                    Surface::Write => self.broker.writable_names(caller, project),
+                }
+                .map_err(errno)?;
                 listing.extend(names.into_iter().map(|file| Listed {
                     name: file.as_str().to_owned(),
                     inode: self.inodes.number(&Node::File(project.clone(), file)),
                     directory: false,
                 }));
+                if self.surface == Surface::Write {
+                    let names = self.broker.names_beside(caller, project).map_err(errno)?;
+                    for name in names {
+                        if let Some(found) = self.beside(caller, project, &name, Op::Opendir)? {
+                            let (inode, name) = (found.inode, name.as_str().to_owned());
+                            listing.push(Listed { inode, directory: false, name });
+                        }
+                    }
+                }
             }
-            Node::File(..) => return Err(Errno::ENOTDIR),
+            Node::File(..) | Node::Scratch(..) => return Err(Errno::ENOTDIR),
         }
         Ok(listing)
     }
@@ -169,7 +227,7 @@ impl SecretFs {
     /// OPEN: one version of the value, decided and recorded; [`Self::keep`] gives it a handle.
     ///
     /// # Errors
-    /// The refusal; EROFS for any way but reading; `Unhashed`, and then it is asked again with what
+    /// The refusal; EROFS for any way but reading, where nothing can be written; `Unhashed`, and then it is asked again with what
     /// [`Self::hash`] finds.
     pub fn open(
         &self,
@@ -179,11 +237,24 @@ impl SecretFs {
         exe: Option<Exe>,
     ) -> Result<Arc<Delivery>, Unanswered> {
         let node = self.node(inode)?;
-        let Node::File(project, file) = &*node else { return Err(Errno::EISDIR.into()) };
-        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
-            return Err(Errno::EROFS.into());
+        let truncates = flags & libc::O_TRUNC != 0;
+        let (project, file) = match &*node {
+            Node::File(project, file) => (project, file),
+            Node::Scratch(project, _) => {
+                let scratch = self.scratch(inode)?;
+                let opened = self.broker.open_beside(caller, project, &scratch, truncates);
+                return opened.map_err(|refusal| errno(refusal).into());
+            }
+            _ => return Err(Errno::EISDIR.into()),
+        };
+        match flags & libc::O_ACCMODE != libc::O_RDONLY || truncates {
+            false => Ok(self.broker.open(caller, project, file, exe)?),
+            true if self.surface == Surface::Read => Err(Errno::EROFS.into()),
+            true => {
+                let begin = if truncates { Begin::Empty } else { Begin::Content };
+                Ok(self.broker.open_to_write(caller, project, file, begin, exe)?)
+            }
         }
-        Ok(self.broker.open(caller, project, file, exe)?)
     }
 
     /// Finds out what a reader runs, on another thread, and calls `then` there, once and in time.
@@ -220,10 +291,81 @@ impl SecretFs {
         Ok(self.broker.read(caller, delivery, page_cache, exe)?)
     }
 
+    /// WRITE, at an offset or at the end (`None`): the handle's own until it is closed.
+    ///
+    /// # Errors
+    /// The refusal; EFBIG; `Unhashed`, as for [`Self::open`].
+    pub fn write(
+        &self,
+        caller: Caller,
+        delivery: &Delivery,
+        at: Option<u64>,
+        bytes: &[u8],
+        exe: Option<Exe>,
+    ) -> Result<(), Unanswered> {
+        Ok(self.broker.write(caller, delivery, at, bytes, exe)?)
+    }
+
+    /// FLUSH and FSYNC: the next version of the secret, where there is one to store. Waits for the vault.
+    ///
+    /// # Errors
+    /// The refusal; ENOSPC; EIO; `Unhashed`, as for [`Self::open`].
+    pub fn store(
+        &self,
+        caller: Caller,
+        delivery: &Delivery,
+        ask: Ask,
+        exe: Option<Exe>,
+    ) -> Result<(), Unanswered> {
+        let stored = match ask {
+            Ask::Close(inode) => self.broker.store_at_close(caller, delivery, inode, exe),
+            Ask::Sync => self.broker.store(caller, delivery, exe),
+        };
+        Ok(stored?)
+    }
+
+    /// SETATTR of a size: through a handle, or else as an open, a change and a close. Waits for the vault.
+    ///
+    /// # Errors
+    /// As [`Self::write`] and [`Self::store`]; EROFS where nothing can be written.
+    pub fn resize(
+        &self,
+        caller: Caller,
+        inode: u64,
+        (handle, size): (Option<u64>, u64),
+        exe: Option<Exe>,
+    ) -> Result<(), Unanswered> {
+        if let Some(handle) = handle {
+            let delivery = self.delivery(handle)?;
+            return Ok(self.broker.resize(caller, &delivery, size, exe)?);
+        }
+        let node = self.node(inode)?;
+        let (project, file) = match &*node {
+            Node::File(project, file) => (project, file),
+            Node::Scratch(project, _) => {
+                let opened = self.broker.open_beside(caller, project, &self.scratch(inode)?, false);
+                let delivery = opened.map_err(errno)?;
+                return Ok(self.broker.resize(caller, &delivery, size, exe)?);
+            }
+            _ => return Err(Errno::EISDIR.into()),
+        };
+        if self.surface == Surface::Read {
+            return Err(Errno::EROFS.into());
+        }
+        let begin = if size == 0 { Begin::Empty } else { Begin::Content };
+        let delivery = self.broker.open_to_write(caller, project, file, begin, exe)?;
+        self.broker.resize(caller, &delivery, size, exe)?;
+        Ok(self.broker.store(caller, &delivery, exe)?)
+    }
+
     /// RELEASE. Its header names nobody, so the handle alone counts.
-    pub fn release(&self, handle: u64) {
-        let closed = self.open.write().remove(&handle);
-        drop(closed);
+    pub fn release(&self, handle: u64) -> Option<Arc<Delivery>> {
+        self.open.write().remove(&handle)
+    }
+
+    /// After a RELEASE: what no close has stored. Waits for the vault.
+    pub fn store_at_release(&self, delivery: &Delivery) {
+        self.broker.store_at_release(delivery);
     }
 
     fn look(&self, caller: Caller, inode: u64, op: Op) -> Result<Attributes, Errno> {
@@ -231,6 +373,10 @@ impl SecretFs {
             Node::Root => Ok(self.directory(&Node::Root)),
             Node::Project(project) => self.directory_for(caller, project, op),
             Node::File(project, file) => self.file(caller, project, file, op),
+            Node::Scratch(project, _) => {
+                let scratch = self.scratch(inode)?;
+                self.beside_looks(caller, project, &scratch, op)
+            }
         }
     }
 
@@ -250,13 +396,16 @@ impl SecretFs {
         file: &FileName,
         op: Op,
     ) -> Result<Attributes, Errno> {
-        let FileFacts { size, modified } =
-            self.broker.look_at_file(caller, project, file, op).map_err(errno)?;
+        let FileFacts { size, modified } = match self.surface {
+            Surface::Read => self.broker.look_at_file(caller, project, file, op),
+            Surface::Write => self.broker.look_at_writable(caller, project, file, op),
+        }
+        .map_err(errno)?;
         let inode = self.inodes.number(&Node::File(project.clone(), file.clone()));
         Ok(Attributes { inode, directory: false, size, modified })
     }
 
-    fn node(&self, inode: u64) -> Result<Arc<Node>, Errno> {
+    pub(crate) fn node(&self, inode: u64) -> Result<Arc<Node>, Errno> {
         self.inodes.node(inode).ok_or(Errno::ESTALE)
     }
 }
@@ -289,5 +438,7 @@ fn errno(refusal: Refusal) -> Errno {
         },
         Refusal::Missing => Errno::ENOENT,
         Refusal::NotRecorded | Refusal::Broken => Errno::EIO,
+        Refusal::TooLarge => Errno::EFBIG,
+        Refusal::Full => Errno::ENOSPC,
     }
 }

@@ -24,8 +24,31 @@ pub enum Action {
         /// Whether the kernel fills its page cache (a READ without a lock owner).
         page_cache: PageCache,
     },
-    /// Anything that would change a file.
-    Write,
+    /// OPEN to write, or to put another file in its place: to be let store a new version. The directory is asked
+    /// for by who makes a file beside it.
+    OpenToWrite,
+    /// WRITE, and what stores it, through a handle that was opened under `opened_under`.
+    Write {
+        /// The grant that the open was permitted by.
+        opened_under: GrantId,
+    },
+}
+
+impl Action {
+    /// Whether a value is delivered, or takes another's place.
+    pub fn is_for_content(self) -> bool {
+        self != Self::Look
+    }
+
+    /// Whether it is one of the opens that limits count.
+    pub fn is_an_open(self) -> bool {
+        matches!(self, Self::Open | Self::OpenToWrite)
+    }
+
+    /// Whether a binding has to be writable for it.
+    pub fn is_to_write(self) -> bool {
+        matches!(self, Self::OpenToWrite | Self::Write { .. })
+    }
 }
 
 /// What the kernel does with the answer to a READ: what is in its page cache, the next reader gets without a
@@ -149,7 +172,7 @@ impl Permit {
 /// The first dimension that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Denial {
-    /// Everything here is read-only.
+    /// It is not for writing.
     ReadOnly,
     /// The reader could not be identified.
     Unidentified(Unidentified),
@@ -221,7 +244,9 @@ pub fn decide(request: &Request<'_>, grants: &[Standing<'_>], now: Timestamp) ->
     match judge(request, grants, now) {
         Ok((grant, binding)) => Decision::Permit(Permit::one(
             Some(grant.id),
-            binding.filter(|_| request.action == Action::Open).map(|b| b.reference.clone()),
+            binding
+                .filter(|_| request.action.is_an_open() || request.action.is_to_write())
+                .map(|b| b.reference.clone()),
         )),
         Err(denial) => Decision::Deny(denial),
     }
@@ -278,15 +303,12 @@ fn judge<'a>(
     grants: &[Standing<'a>],
     now: Timestamp,
 ) -> Result<(&'a Grant, Option<&'a Binding>), Denial> {
-    if request.action == Action::Write {
-        return Err(Denial::ReadOnly);
-    }
     let lineage = match request.reader {
         Reader::Proven(lineage) => lineage,
         Reader::Unproven(why) => return Err(Denial::Unidentified(why)),
     };
     let standing = innermost(lineage, grants).ok_or(match request.action {
-        Action::Read { .. } => Denial::ForeignReader,
+        Action::Read { .. } | Action::Write { .. } => Denial::ForeignReader,
         _ => Denial::OutsideTree,
     })?;
     let grant = standing.grant;
@@ -296,14 +318,21 @@ fn judge<'a>(
         return Err(Denial::OtherProject);
     }
     let page_cache = match request.action {
-        Action::Read { opened_under, .. } if opened_under != grant.id => return Err(Denial::ForeignReader),
+        Action::Read { opened_under, .. } | Action::Write { opened_under } if opened_under != grant.id => {
+            return Err(Denial::ForeignReader);
+        }
         Action::Read { page_cache: PageCache::Shared, .. } => return Err(Denial::PageCacheFill),
         Action::Read { page_cache, .. } => page_cache,
         _ => PageCache::Unused,
     };
     // The names are the grant's own; what stands behind one is the vault's.
     let Some(file) = request.file else {
-        return reaches(every(grant), request, standing).map(|()| (grant, None));
+        reaches(every(grant), request, standing)?;
+        return match request.action.is_to_write() {
+            true if grant.writable().next().is_none() => Err(Denial::ReadOnly),
+            true if standing.suspended => Err(Denial::Suspended),
+            _ => Ok((grant, None)),
+        };
     };
     let Some(binding) = grant.binding(file, request.through) else {
         // From where nothing is seen, what is not bound looks like what is.
@@ -313,17 +342,20 @@ fn judge<'a>(
     if !binding.descend.reaches(lineage, grant.root, standing.command) {
         return Err(Denial::TooFar);
     }
+    if request.action.is_to_write() && !(binding.writable && request.through.is_none()) {
+        return Err(Denial::ReadOnly);
+    }
     runs_pinned(binding, request)?;
     if page_cache == PageCache::Private && !(binding.mmap && request.through.is_none()) {
         return Err(Denial::PageCacheFill);
     }
-    if request.action == Action::Open {
+    if request.action.is_an_open() {
         and_around(standing)
             .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;
     }
     match () {
         () if standing.suspended => Err(Denial::Suspended),
-        () if standing.crowded && request.action == Action::Open => Err(Denial::TooManyOpen),
+        () if standing.crowded && request.action.is_an_open() => Err(Denial::TooManyOpen),
         () => Ok((grant, Some(binding))),
     }
 }
@@ -350,7 +382,7 @@ fn reaches<'b>(
 /// Whether the reader runs a program that the binding is for. To see that the file is there and how large
 /// it is, any member may.
 fn runs_pinned(binding: &Binding, request: &Request<'_>) -> Result<(), Denial> {
-    if binding.exe.is_empty() || !matches!(request.action, Action::Open | Action::Read { .. }) {
+    if binding.exe.is_empty() || !request.action.is_for_content() {
         return Ok(());
     }
     match request.exe {

@@ -163,7 +163,7 @@ fn mapped(root: u32) -> Grant {
     Grant { bindings: [(file("DB"), binding)].into(), ..grant(root) }
 }
 
-deny!(writes_are_refused: Action::Write, Reader::Proven(&lineage(&[3, 100])), "DB", [standing(&grant(100))], 0
+deny!(writes_are_refused: Action::OpenToWrite, Reader::Proven(&lineage(&[3, 100])), "DB", [standing(&grant(100))], 0
     => Denial::ReadOnly);
 deny!(pid_0_is_nobody: Action::Open, Reader::Unproven(Unidentified::Invisible), "DB", [standing(&grant(100))], 0
     => Denial::Unidentified(Unidentified::Invisible));
@@ -264,6 +264,67 @@ macro_rules! deny_from {
 const GIT: ExeDigest = ExeDigest::from_bytes([1; 32]);
 const GIT_OF_TOMORROW: ExeDigest = ExeDigest::from_bytes([2; 32]);
 const EVIL: ExeDigest = ExeDigest::from_bytes([3; 32]);
+
+/// A grant whose binding may be written.
+fn written(root: u32) -> Grant {
+    let mut grant = grant(root);
+    grant.bindings.get_mut("DB").unwrap().writable = true;
+    grant
+}
+
+fn write(root: u32) -> Action {
+    Action::Write { opened_under: id(root) }
+}
+
+#[test]
+fn a_member_writes_what_is_writable_and_its_edges_hold() {
+    let member = lineage(&[3, 100]);
+    for action in [Action::OpenToWrite, write(100)] {
+        let answer = ask(action, Reader::Proven(&member), "DB", &[standing(&written(100))], 0);
+        let Decision::Permit(permit) = answer else { panic!("{action:?}: {answer:?}") };
+        assert_eq!(
+            (permit.grant(), permit.reference()),
+            (Some(id(100)), Some(&Reference::new("db/url").unwrap()))
+        );
+    }
+    let mut grant = written(100);
+    grant.bindings.get_mut("DB").unwrap().limits = at_most(2);
+    let used_up = Standing { uses: used(2, 2), ..standing(&grant) };
+    assert_eq!(
+        ask(Action::OpenToWrite, Reader::Proven(&member), "DB", &[used_up], 20),
+        Decision::Deny(Denial::MaxOpens)
+    );
+    assert!(matches!(ask(write(100), Reader::Proven(&member), "DB", &[used_up], 20), Decision::Permit(_)));
+    let pinned = grant_of(100, Binding { writable: true, ..pinned() });
+    for action in [Action::OpenToWrite, write(100)] {
+        let answer = ask_from(Some(HOME), Some(Exe::File(EVIL)), action, Some("DB"), &standing(&pinned));
+        assert_eq!(answer, Decision::Deny(Denial::ExeMismatch));
+    }
+}
+
+#[test]
+fn a_directory_takes_new_files_where_something_in_it_is_writable() {
+    for (grant, expected) in [(written(100), true), (grant(100), false)] {
+        for action in [Action::OpenToWrite, write(100)] {
+            let answer = ask_from(Some(HOME), None, action, None, &standing(&grant));
+            assert_eq!(matches!(answer, Decision::Permit(_)), expected, "{action:?}");
+            let suspended = Standing { suspended: true, ..standing(&grant) };
+            let denied = if expected { Denial::Suspended } else { Denial::ReadOnly };
+            assert_eq!(ask_from(Some(HOME), None, action, None, &suspended), Decision::Deny(denied));
+        }
+    }
+}
+
+deny!(a_write_to_what_is_not_is_refused: write(100), Reader::Proven(&lineage(&[3, 100])), "DB",
+    [standing(&grant(100))], 0 => Denial::ReadOnly);
+deny!(an_outsider_writes_nothing: Action::OpenToWrite, Reader::Proven(&lineage(&[3, 7])), "DB",
+    [standing(&written(100))], 0 => Denial::OutsideTree);
+deny!(a_handle_of_another_grant_writes_nothing: write(9),
+    Reader::Proven(&lineage(&[3, 100])), "DB", [standing(&written(100))], 0 => Denial::ForeignReader);
+deny!(an_ended_grant_writes_nothing: write(100), Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { ended: Some(Ending::Revoked), ..standing(&written(100)) }], 0 => Denial::Ended(Ending::Revoked));
+deny!(a_vault_that_locked_itself_takes_no_writes: write(100), Reader::Proven(&lineage(&[3, 100])), "DB",
+    [Standing { suspended: true, ..standing(&written(100)) }], 0 => Denial::Suspended);
 
 fn everywhere() -> Binding {
     Binding { namespaces: Reach::Any, ..plain() }

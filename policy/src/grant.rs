@@ -93,6 +93,9 @@ pub struct Binding {
     /// In a private mount it may be mapped: the kernel may keep it in the page cache.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub mmap: bool,
+    /// Members may write it: what they store is a new version of the secret.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub writable: bool,
 }
 
 impl Binding {
@@ -108,6 +111,7 @@ impl Binding {
             exe: Vec::new(),
             path: None,
             mmap: false,
+            writable: false,
         }
     }
 
@@ -183,6 +187,11 @@ impl Grant {
     pub fn behind(&self, file: &FileName) -> impl Iterator<Item = &Binding> {
         let rendered = self.files.get(file).into_iter().flat_map(|rendered| rendered.bindings.values());
         self.bindings.get(file).into_iter().chain(rendered)
+    }
+
+    /// The files that its members may write.
+    pub fn writable(&self) -> impl Iterator<Item = &FileName> {
+        self.bindings.iter().filter(|(_, binding)| binding.writable).map(|(file, _)| file)
     }
 
     /// Every binding, of files and of what they are made of; one can come more than once.

@@ -37,7 +37,8 @@ impl World {
     fn stop(&self) -> Vec<String> {
         let mut faults = Vec::new();
         // A test may end in the ruins of its crash: then the next start has to clear them.
-        let ruins = self.crashed.get() && !mount::mounts_on(&self.mountpoint()).is_empty();
+        let mounted = || self.mountpoints().iter().any(|point| !mount::mounts_on(point).is_empty());
+        let ruins = self.crashed.get() && mounted();
         if ruins
             && !self.is_broker_running()
             && let Err(why) = self.kin(["daemon"]).attempt()
@@ -50,7 +51,7 @@ impl World {
             faults.push(why);
         }
         let end = Instant::now() + Duration::from_secs(3);
-        let left = || (self.is_broker_running(), !mount::mounts_on(&self.mountpoint()).is_empty());
+        let left = || (self.is_broker_running(), mounted());
         while left() != (false, false) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
         }

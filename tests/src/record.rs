@@ -42,7 +42,7 @@ pub fn denials(record: &Value) -> u64 {
 
 /// Whether something was refused to a reader.
 pub fn is_denial(record: &Value) -> bool {
-    matches!(event(record), "open.deny" | "read.deny")
+    matches!(event(record), "open.deny" | "read.deny" | "write.deny")
 }
 
 /// The records of one event.

@@ -107,6 +107,7 @@ impl Shared {
             broker.kill();
         }
         mount::clear(&self.runtime.join("mnt"));
+        mount::clear(&self.runtime.join("rw"));
         for started in locked(&self.started).drain(..) {
             if started.is_alive() {
                 process::tree(started.pid).iter().for_each(|process| process.kill());

@@ -205,6 +205,21 @@ impl World {
         self.path("kin/run/mnt")
     }
 
+    /// Where what can be written is mounted, while somebody may write.
+    pub fn writable_mountpoint(&self) -> PathBuf {
+        self.path("kin/run/rw")
+    }
+
+    /// Both.
+    pub(crate) fn mountpoints(&self) -> [PathBuf; 2] {
+        [self.mountpoint(), self.writable_mountpoint()]
+    }
+
+    /// A file of the project `api` where it can be written.
+    pub fn writable(&self, name: &str) -> PathBuf {
+        self.writable_mountpoint().join("api").join(name)
+    }
+
     /// A file of the project `api` in the mount.
     pub fn file(&self, name: &str) -> PathBuf {
         self.mountpoint().join("api").join(name)

@@ -27,6 +27,7 @@ const PATH: usize = 2048;
 const PROGRAM: usize = 1024;
 const BINDINGS: usize = 3584;
 const ANY_NAMESPACE: usize = 256;
+const WRITABLE: usize = 256;
 const PINS: usize = 512;
 
 /// One thing that happened. Denied accesses are not here: they are summed up by
@@ -117,6 +118,40 @@ pub enum Event<'a> {
         elsewhere: bool,
         /// Who asked.
         reader: ReaderFacts<'a>,
+    },
+    /// `write.allow`: a member of the grant stores a new version. It stands before the version does.
+    Write {
+        /// How: `Op::Write`, or `Op::Rename`.
+        op: Op,
+        /// The grant that permits.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The file.
+        file: &'a FileName,
+        /// The secret.
+        reference: &'a Reference,
+        /// The version that it will be.
+        version: u64,
+        /// The writer is in other namespaces than its grant, which the binding allows.
+        elsewhere: bool,
+        /// Who writes.
+        reader: ReaderFacts<'a>,
+    },
+    /// `write.fail`: that version was not stored after all.
+    WriteFail {
+        /// The grant.
+        grant: GrantId,
+        /// The project's directory in the mount.
+        project: &'a DirectoryName,
+        /// The file.
+        file: &'a FileName,
+        /// The secret.
+        reference: &'a Reference,
+        /// The version that is not.
+        version: u64,
+        /// The error's code.
+        reason: &'a str,
     },
     /// `file.render`: the broker made such a file for itself, to know its size.
     Render {
@@ -244,6 +279,9 @@ pub enum Op {
     Opendir,
     Lookup,
     Write,
+    Create,
+    Rename,
+    Unlink,
     Env,
 }
 
@@ -258,6 +296,9 @@ impl Op {
             Self::Opendir => "opendir",
             Self::Lookup => "lookup",
             Self::Write => "write",
+            Self::Create => "create",
+            Self::Rename => "rename",
+            Self::Unlink => "unlink",
             Self::Env => "env",
         }
     }
@@ -266,6 +307,7 @@ impl Op {
     pub(super) const fn denial(self) -> &'static str {
         match self {
             Self::Read => "read.deny",
+            Self::Write | Self::Create | Self::Rename | Self::Unlink => "write.deny",
             _ => "open.deny",
         }
     }
@@ -317,7 +359,8 @@ impl Default for Ancestry {
 /// An access that was denied.
 #[derive(Clone, Copy, Debug)]
 pub struct Denied<'a> {
-    /// What was asked for: `Op::Read` makes a `read.deny`, all others an `open.deny`.
+    /// What was asked for: `Op::Read` makes a `read.deny`, what changes something a `write.deny`, all others an
+    /// `open.deny`.
     pub op: Op,
     /// In which project's directory, as the reader named it.
     pub project: &'a [u8],
@@ -344,6 +387,8 @@ impl Event<'_> {
             Self::GrantEnd { ending: Ending::Revoked, .. } => "grant.revoke",
             Self::GrantEnd { .. } => "grant.expire",
             Self::Allow { .. } | Self::AllowRendered { .. } => "open.allow",
+            Self::Write { .. } => "write.allow",
+            Self::WriteFail { .. } => "write.fail",
             Self::Render { .. } => "file.render",
             Self::Redact { .. } => "redact.allow",
             Self::Vault { change, .. } => change.event(),
@@ -383,7 +428,8 @@ impl Event<'_> {
                     out.word("reason", ending.as_str());
                 }
             }
-            Self::Allow { op, grant, project, file, reference, version, elsewhere, reader } => {
+            Self::Allow { op, grant, project, file, reference, version, elsewhere, reader }
+            | Self::Write { op, grant, project, file, reference, version, elsewhere, reader } => {
                 out.word("op", op.as_str());
                 out.word("project", project.as_str());
                 out.text("file", file.as_str().as_bytes(), FILE);
@@ -412,6 +458,14 @@ impl Event<'_> {
                 out.word("reference", reference.as_str());
                 out.number("version", version);
                 write_grant_id(out, Some(grant));
+            }
+            Self::WriteFail { grant, project, file, reference, version, reason } => {
+                out.word("project", project.as_str());
+                out.text("file", file.as_str().as_bytes(), FILE);
+                out.word("reference", reference.as_str());
+                out.number("version", version);
+                write_grant_id(out, Some(grant));
+                out.text("reason", reason.as_bytes(), NAME);
             }
             Self::Vault { reference, reason, .. } => {
                 write_optional(out, "reference", reference.map(Reference::as_str));
@@ -466,8 +520,8 @@ impl Event<'_> {
     }
 }
 
-/// What departs from the default: bindings that open in any namespace, and pinned ones with the beginnings
-/// of their digests.
+/// What departs from the default: bindings that open in any namespace, those that may be written, and pinned ones
+/// with the beginnings of their digests.
 fn write_restrictions(out: &mut Members<'_>, bindings: &BTreeMap<FileName, Binding>) {
     let anywhere = bindings.iter().filter(|(_, binding)| !binding.namespaces.is_same());
     let anywhere: Vec<_> = anywhere.map(|(file, _)| (file.as_str(), "any")).collect();
@@ -484,7 +538,11 @@ fn write_restrictions(out: &mut Members<'_>, bindings: &BTreeMap<FileName, Bindi
             out.flag(&format!("{key}_elided"), true);
         }
     };
+    let writable = bindings.iter().filter(|(_, binding)| binding.writable);
+    let writable: Vec<_> =
+        writable.map(|(file, binding)| (file.as_str(), binding.reference.as_str())).collect();
     list("namespaces", &anywhere, ANY_NAMESPACE);
+    list("writable", &writable, WRITABLE);
     list("exe", &pins.iter().map(|(file, pins)| (*file, pins.as_str())).collect::<Vec<_>>(), PINS);
 }
 

@@ -175,7 +175,7 @@ proptest! {
         let (path, grant) = (Path::new(OsStr::from_bytes(&hostile)), scene.grant);
         let pin = ExePin { path: text.clone().into_owned(), sha256: ExeDigest::from_bytes([0xff; 32]) };
         let exe = vec![pin; 3];
-        let binding = Binding { namespaces: Reach::Any, exe, ..Binding::plain(reference.clone()) };
+        let binding = Binding { namespaces: Reach::Any, exe, writable: true, ..Binding::plain(reference.clone()) };
         let bindings = (0..40).map(|n| {
             let name = format!("{}{n:02}", "\u{3000}".repeat(84));
             (FileName::new(name).unwrap(), binding.clone())
@@ -192,6 +192,24 @@ proptest! {
                 version: u64::MAX,
                 elsewhere: true,
                 reader,
+            },
+            Event::Write {
+                op: Op::Rename,
+                grant,
+                project: &project,
+                file: &file,
+                reference: &reference,
+                version: u64::MAX,
+                elsewhere: true,
+                reader,
+            },
+            Event::WriteFail {
+                grant,
+                project: &project,
+                file: &file,
+                reference: &reference,
+                version: u64::MAX,
+                reason: &text,
             },
             Event::AllowRendered {
                 grant,

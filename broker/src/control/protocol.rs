@@ -245,6 +245,9 @@ pub struct NewVersion {
     /// After how many seconds it should be replaced.
     #[serde(default)]
     pub expires_s: Option<u64>,
+    /// The version of the same secret whose value it gets.
+    #[serde(default)]
+    pub from_version: Option<u64>,
     /// What it can be found by.
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
@@ -409,6 +412,9 @@ pub struct VersionInfo {
     /// When it should be replaced: seconds of Unix time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<i64>,
+    /// The grant whose tree wrote it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantId>,
     /// When another replaced it; `None` for the current one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<i64>,
@@ -474,6 +480,9 @@ pub struct BindingInfo {
     /// Whether it may be mapped in a private mount.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub mmap: bool,
+    /// Whether members may write it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub writable: bool,
     /// Whether the vault has it; `None` while the vault is locked.
     pub present: Option<bool>,
     /// In which namespaces a reader may be.
@@ -579,7 +588,13 @@ pub struct Granted {
     /// Its directory in the mount.
     #[serde(with = "path_bytes")]
     pub directory: PathBuf,
-    /// Variables for the command, and the files in `directory` whose paths they get.
+    /// Its directory in the mount of what can be written.
+    #[serde(with = "path_bytes")]
+    pub writable_directory: PathBuf,
+    /// The files that it may write, which are there too.
+    #[serde(default)]
+    pub writable: Vec<FileName>,
+    /// Variables for the command, and the files whose paths they get.
     pub environment: Vec<(String, FileName)>,
     /// Variables for the command, and the files whose values it asks for itself.
     #[serde(default)]
@@ -596,6 +611,15 @@ pub struct Granted {
     /// Files whose values its redactor does not mask, or not in every form.
     #[serde(default)]
     pub unmasked: Vec<NotMasked>,
+}
+
+impl Granted {
+    /// The path of one of its files: where it can be written, if that is so.
+    pub fn path_of(&self, file: &FileName) -> PathBuf {
+        let writable = self.writable.contains(file);
+        let directory = if writable { &self.writable_directory } else { &self.directory };
+        directory.join(file.as_str())
+    }
 }
 
 /// How a private mount is to be made.
@@ -681,6 +705,11 @@ pub struct MountStatus {
     pub path: PathBuf,
     /// Whether it answers.
     pub mounted: bool,
+    /// Where files can be written, while somebody may write any.
+    #[serde(with = "path_bytes")]
+    pub writable_path: PathBuf,
+    /// Whether that answers.
+    pub writable: bool,
 }
 
 /// The record, as `kin status` shows it.
@@ -718,6 +747,9 @@ pub struct GrantStatus {
     pub command: Vec<String>,
     /// The files it may be delivered.
     pub bindings: Vec<FileName>,
+    /// Those of them that it may write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writable: Vec<FileName>,
     /// Opens that were allowed.
     pub opens: u64,
     /// Seconds since it was made.

@@ -131,6 +131,44 @@ pub(crate) fn comm(pid: Pid) -> io::Result<Vec<u8>> {
     read_comm(&File::open(format!("/proc/{pid}/comm"))?)
 }
 
+/// Whether the thread is ending because a signal killed its process: its flags say the one, and the status that the
+/// process will have the other (proc_pid_stat(5)). One whose status the kernel does not tell is not.
+pub(crate) fn is_being_killed(tid: u32) -> bool {
+    flags_and_status(tid).is_some_and(|(flags, status)| flags & EXITING != 0 && status & 0x7f != 0)
+}
+
+/// Whether the thread is ending, however.
+pub(crate) fn is_ending(tid: u32) -> bool {
+    flags_and_status(tid).is_some_and(|(flags, _)| flags & EXITING != 0)
+}
+
+/// `PF_EXITING` of linux/sched.h.
+const EXITING: u64 = 0x4;
+
+/// Fields 9 and 52 of a thread's stat.
+fn flags_and_status(tid: u32) -> Option<(u64, u64)> {
+    let stat = std::fs::read(format!("/proc/{tid}/stat")).ok()?;
+    // A name may be any bytes; the last bracket is the one behind it.
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, fields) = stat.rsplit_once(") ")?;
+    // The state, which comes first here, is field 3.
+    let field = |number: usize| fields.split_ascii_whitespace().nth(number - 3)?.parse().ok();
+    Some((field(9)?, field(52)?))
+}
+
+/// Whether the process has a descriptor of the file with this inode number that it could write by
+/// (proc_pid_fdinfo(5); the number since Linux 5.14). Where the kernel does not tell, it has not.
+pub(crate) fn has_open_to_write(pid: Pid, inode: u64) -> bool {
+    let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+    open.flatten().any(|entry| {
+        let info = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let said = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let flags = said("flags:").and_then(|flags| i32::from_str_radix(flags, 8).ok());
+        said("ino:").is_some_and(|number| number.parse() == Ok(inode))
+            && flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+    })
+}
+
 /// What an open `comm` says now. One read has all of it.
 pub(super) fn read_comm(file: &File) -> io::Result<Vec<u8>> {
     let mut comm = [0; COMM];
@@ -173,6 +211,26 @@ mod tests {
         }
         let top = Stat::parse(b"1 (init) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 3 1");
         assert_eq!(top, Some(Stat { parent: None, start: 3 }));
+    }
+
+    #[test]
+    fn who_can_write_a_file_is_told_by_its_number_and_way() {
+        use std::os::unix::fs::MetadataExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (own, inode) = (Pid::new(std::process::id()).unwrap(), file.as_file().metadata().unwrap().ino());
+        assert!(has_open_to_write(own, inode));
+        let reading = File::open(file.path()).unwrap();
+        drop(file);
+        assert!(!has_open_to_write(own, inode));
+        drop(reading);
+    }
+
+    #[test]
+    fn who_runs_is_neither_ending_nor_being_killed() {
+        let tid = nix::unistd::gettid().as_raw().unsigned_abs();
+        assert!(flags_and_status(tid).is_some());
+        assert!(!is_ending(tid) && !is_being_killed(tid));
+        assert!(!is_ending(0) && !is_being_killed(u32::MAX));
     }
 
     #[test]

@@ -56,6 +56,10 @@ impl Reader<'_> {
 
     fn file(&self, value: &Value<'_>, known: &Arc<BTreeSet<FileName>>) -> Result<FileRecipe> {
         let table = self.table(value, "a file")?;
+        if table.contains_key("writable") {
+            let why = "a file that is made of bindings cannot be written: writable is for a binding alone";
+            return Err(self.invalid(Some(value.span()), why));
+        }
         self.closed(table, &["template", "format", "select", "path", "env_path"])?;
         let (format, pieces) = match (table.get("template"), table.get("format"), table.get("select")) {
             (Some(template), None, None) => ("template", self.template(template, known)?),

@@ -294,3 +294,17 @@ fn mmap_goes_with_no_edge_that_is_asked_at_a_read() {
     }
     assert_eq!(refused("X = { ref = \"x\", mmap = 1 }").code, "manifest_invalid");
 }
+
+#[test]
+fn writable_is_for_what_one_secret_is_and_no_mapping_shows() {
+    let manifest = read("X = { ref = \"x\", writable = true, path = \".x\", max_opens = 3 }").unwrap();
+    assert!(manifest.bindings["X"].writable);
+    assert!(!read("X = { ref = \"x\", writable = false, mmap = true }").unwrap().bindings["X"].writable);
+    assert!(!read("X = \"x\"").unwrap().bindings["X"].writable);
+    let mapped = refused("X = { ref = \"x\", writable = true, mmap = true }");
+    assert!(mapped.message.contains("mmap does not go with writable"), "{mapped}");
+    let rendered = refused("X = \"x\"\n[files.f]\ntemplate = \"{{X}}\"\nwritable = true");
+    assert!(rendered.message.contains("writable is for a binding alone"), "{rendered}");
+    assert_eq!(refused("X = { ref = \"x\", writable = \"yes\" }").code, "manifest_invalid");
+    assert_eq!(refused("X = { ref = \"x@3\", writable = true }").code, "bad_name");
+}

@@ -3,12 +3,16 @@
 //! Small values share one pool of page-sized slots, so that delivering one costs no system call;
 //! larger ones get a mapping of their own.
 
+use std::io::IoSlice;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+use nix::sys::uio::{RemoteIoVec, process_vm_writev};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use zeroize::Zeroize;
 
@@ -16,6 +20,9 @@ use zeroize::Zeroize;
 const SLOT: usize = 4096;
 /// Slots in the pool: 1 MiB of the 8 MiB that `RLIMIT_MEMLOCK` commonly allows.
 const SLOTS: usize = 256;
+
+/// To wipe with.
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Bytes mapped for values beside the pool.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
@@ -73,6 +80,32 @@ impl Plaintext {
         moved
     }
 
+    /// Moves the payload of a request out of the buffer that the kernel read it into, which is a library's, ordinary
+    /// memory, and stays as it is until the next request. It is wiped as the next request would overwrite it: by the
+    /// kernel. The buffer's pages are locked from then on, where the limit allows.
+    ///
+    /// # Errors
+    /// Those of process_vm_writev(2): the payload is not to be used then.
+    pub fn taken_from_request(payload: &[u8]) -> Result<Self, Errno> {
+        if let Some(start) = NonNull::new(payload.as_ptr().cast_mut()).filter(|_| !payload.is_empty()) {
+            // SAFETY: locking pages changes nothing that they hold, whoever owns them.
+            let _ = unsafe { mlock(start.cast(), payload.len()) };
+        }
+        let copy = Self::copy_of(payload);
+        let (mut base, mut left) = (payload.as_ptr() as usize, payload.len());
+        while left > 0 {
+            let zeroes = &ZEROES[..left.min(ZEROES.len())];
+            let remote = RemoteIoVec { base, len: zeroes.len() };
+            match process_vm_writev(Pid::this(), &[IoSlice::new(zeroes)], &[remote]) {
+                Ok(0) => return Err(Errno::EFAULT),
+                Ok(wiped) => (base, left) = (base + wiped, left - wiped),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(copy)
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `start` points at `len` initialised bytes that live as long as `self`.
@@ -91,6 +124,25 @@ impl Plaintext {
             self.bytes_mut()[len..].zeroize();
             self.len = len;
         }
+    }
+
+    /// Makes it longer, by zeroes: where it is as far as there is room, or else in a larger place.
+    ///
+    /// # Panics
+    /// As [`Self::zeroed`].
+    pub fn extend(&mut self, len: usize) {
+        let room = match self.place {
+            Place::Slot(_) => SLOT,
+            Place::Own { mapped } => mapped,
+        };
+        if len > room {
+            let mut larger = Self::zeroed(len.max(2 * room));
+            larger.bytes_mut()[..self.len].copy_from_slice(self.bytes());
+            larger.len = len;
+            *self = larger;
+        }
+        // What lies behind the end is zero: it was never used, or wiped when it was cut off.
+        self.len = self.len.max(len);
     }
 
     /// Its length in bytes.
@@ -192,6 +244,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_from_a_request_is_there_no_more() {
+        for len in [0, 1, SLOT, 1 << 17] {
+            let buffer = vec![7; len];
+            let taken = Plaintext::taken_from_request(std::hint::black_box(&buffer)).unwrap();
+            assert!(taken.len() == len && taken.bytes().iter().all(|byte| *byte == 7));
+            // As the kernel sees it: the compiler need not know that the buffer is another.
+            let mut seen = vec![1; len];
+            let place = [RemoteIoVec { base: buffer.as_ptr() as usize, len }];
+            let read = nix::sys::uio::process_vm_readv(
+                Pid::this(),
+                &mut [std::io::IoSliceMut::new(&mut seen)],
+                &place,
+            );
+            assert_eq!(read, Ok(len));
+            assert!(seen.iter().all(|byte| *byte == 0), "{len}");
+        }
+    }
+
+    #[test]
     fn a_full_pool_falls_back_to_mappings() {
         let values: Vec<_> = (0..SLOTS + 8).map(|n| Plaintext::copy_of(&[n as u8; 8])).collect();
         assert!(mapped() >= 8 * SLOT, "{}", mapped());
@@ -223,6 +294,20 @@ mod tests {
             assert_eq!(value.bytes(), [0; 16]);
             value.bytes_mut().fill(0xff);
         }
+    }
+
+    #[test]
+    fn what_grows_keeps_its_bytes_and_ends_in_zeroes() {
+        let mut value = Plaintext::copy_of(b"0123456789");
+        value.truncate(4);
+        for len in [4, 5, SLOT, SLOT + 1, 3 * SLOT, 1 << 20] {
+            value.extend(len);
+            assert_eq!(value.len(), len);
+            assert!(value.bytes().starts_with(b"0123"));
+            assert!(value.bytes()[4..].iter().all(|byte| *byte == 0), "{len}");
+        }
+        value.extend(3);
+        assert_eq!(value.len(), 1 << 20);
     }
 
     #[test]

@@ -104,6 +104,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Vec<Incoming>> {
             note: secret.note.take(),
             due: secret.due,
             generated: secret.generated.take(),
+            grant: None,
             attributes: std::mem::take(&mut secret.attributes),
         };
         Ok(Incoming { reference: secret.reference.clone(), value, facts })

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
-use kin_policy::Reference;
+use kin_policy::{GrantId, Reference};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -83,6 +83,9 @@ pub(super) struct Version {
     /// How the broker made it, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) generated: Option<String>,
+    /// The grant whose tree wrote it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) grant: Option<GrantId>,
     /// What it can be found by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) attributes: BTreeMap<String, String>,

@@ -52,6 +52,7 @@ pub(super) fn describe(versions: &[Version], now: i64) -> Vec<VersionInfo> {
         created: version.created,
         note: version.note.clone(),
         due: version.due,
+        grant: version.grant,
         replaced: versions.get(at + 1).map(|next| next.created),
         readable: is_readable(versions, at, now),
     };

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kin_policy::{Permit, Reference};
+use kin_policy::{GrantId, Permit, Reference};
 use zeroize::Zeroizing;
 
 use crate::Plaintext;
@@ -73,12 +73,14 @@ pub struct Facts {
     pub due: Option<i64>,
     /// How the broker made it, where it did.
     pub generated: Option<String>,
+    /// The grant whose tree wrote it, where one did.
+    pub grant: Option<GrantId>,
     /// What it can be found by: `env` = `prod`.
     pub attributes: BTreeMap<String, String>,
 }
 
-/// Number, second of making, and size of a version.
-pub(crate) type Mark = (u64, i64, u64);
+/// Number, second of making, and size of a version, and the grant whose tree wrote it.
+pub(crate) type Mark = (u64, i64, u64, Option<GrantId>);
 
 /// An unlocked vault. Its values stay sealed in memory. One process writes it: the broker. A clone is a
 /// cheap snapshot: changing one changes the file and itself, and leaves the other as it was.
@@ -184,6 +186,37 @@ impl Vault {
         self.open_version(reference, self.current(reference).ok_or_else(|| missing(reference))?)
     }
 
+    /// Whether the current version of the secret that `permit` names has just this value. Nothing else is told of
+    /// it, so the permit need not be on the record.
+    ///
+    /// # Errors
+    /// As [`Self::unseal`].
+    pub fn has(&self, permit: &Permit, value: &Plaintext) -> Result<bool> {
+        let reference =
+            permit.reference().ok_or_else(|| Error::internal("compare a value", "the permit is to look"))?;
+        let current = self.current(reference).ok_or_else(|| missing(reference))?;
+        Ok(current.size == value.len() as u64
+            && self.open_version(reference, current)?.bytes() == value.bytes())
+    }
+
+    /// Makes an old version the current one: the same value once more, under the next number, with what is kept
+    /// beside the version that it replaces. Nobody is delivered it.
+    ///
+    /// # Errors
+    /// `version_missing` and `version_destroyed` (Usage); as [`Self::set`].
+    pub fn bring_back(
+        &mut self,
+        reference: &Reference,
+        version: u64,
+        facts: Facts,
+        created: i64,
+    ) -> Result<SecretInfo> {
+        self.check_version(reference, version, created)?;
+        let found = self.versions(reference).iter().find(|found| found.version == version);
+        let value = self.open_version(reference, found.ok_or_else(|| missing(reference))?)?;
+        self.set(reference, &value, facts, created)
+    }
+
     /// Opens the current version of one of the secrets that `permit` names.
     ///
     /// # Errors
@@ -274,7 +307,7 @@ impl Vault {
         facts: Facts,
         created: i64,
     ) -> Result<Version> {
-        let Facts { note, due, generated, attributes } = facts;
+        let Facts { note, due, generated, grant, attributes } = facts;
         check_size("value_too_large", "the value", value.len(), MAX_VALUE)?;
         check_size("note_too_long", "the note", note.as_ref().map_or(0, String::len), MAX_NOTE)?;
         attributes::check(&attributes)?;
@@ -282,7 +315,7 @@ impl Vault {
         let created = record.versions.last().map_or(created, |current| history::after(current, created));
         let sealed = seal::seal(&self.data_key, &place(reference, version), value.bytes())?;
         let (size, sealed) = (value.len() as u64, Some(Sealed(sealed.into())));
-        Ok(Version { version, created, size, note, due, generated, attributes, sealed })
+        Ok(Version { version, created, size, note, due, generated, grant, attributes, sealed })
     }
 
     /// Destroys every version of a secret; tells what it was.
@@ -315,8 +348,8 @@ impl Vault {
     /// What tells the current version of each secret from any other.
     pub(crate) fn marks(&self) -> BTreeMap<Reference, Mark> {
         let current = |(name, record): (&Reference, &Record)| {
-            let Version { version, created, size, .. } = record.versions.last()?;
-            Some((name.clone(), (*version, *created, *size)))
+            let Version { version, created, size, grant, .. } = record.versions.last()?;
+            Some((name.clone(), (*version, *created, *size, *grant)))
         };
         self.content.secrets.iter().filter_map(current).collect()
     }

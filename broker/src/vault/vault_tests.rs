@@ -485,3 +485,36 @@ fn no_value_is_in_the_file_or_in_what_age_decrypts() {
         }
     }
 }
+
+#[test]
+fn an_old_version_comes_back_under_the_next_number() {
+    let (at, mut vault) = fixture();
+    let (db, grant) = (name("db/url"), kin_policy::GrantId::from_bytes([7; 16]));
+    vault.set(&db, &value("first"), noted("kept"), 5).unwrap();
+    let written = Facts { grant: Some(grant), ..Facts::default() };
+    vault.set(&db, &value("broken"), written, 6).unwrap();
+    let back = vault.bring_back(&db, 1, noted("again"), 7).unwrap();
+    assert_eq!((back.version, back.size, back.note.as_deref()), (3, 5, Some("again")));
+    let again = at.open().unwrap();
+    assert_eq!(unseal(&again, "db/url").unwrap(), b"first");
+    let by: Vec<_> = again.history(&db, 8).unwrap().into_iter().map(|version| version.grant).collect();
+    assert_eq!(by, [None, Some(grant), None]);
+    for (version, code) in [(0, "version_missing"), (4, "version_missing")] {
+        assert_eq!(vault.bring_back(&db, version, Facts::default(), 9).unwrap_err().code, code);
+    }
+    let late = 8 + 31 * 24 * 60 * 60;
+    assert_eq!(vault.bring_back(&db, 1, Facts::default(), late).unwrap_err().code, "version_destroyed");
+    assert_eq!(vault.version(&db), Some(3));
+}
+
+#[test]
+fn a_value_is_compared_for_a_permit_alone() {
+    let (_at, mut vault) = fixture();
+    let db = name("db/url");
+    vault.set(&db, &value("first"), Facts::default(), 5).unwrap();
+    let permit = |reference: &Reference| decide_reveal(reference, false, true).unwrap();
+    for (other, same) in [("first", true), ("firsT", false), ("", false), ("first ", false)] {
+        assert_eq!(vault.has(&permit(&db), &value(other)).unwrap(), same, "{other}");
+    }
+    assert_eq!(vault.has(&permit(&name("none")), &value("first")).unwrap_err().code, "secret_missing");
+}

@@ -44,8 +44,12 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
             version.size.to_string(),
             list::local_time(version.created),
             version.replaced.map(list::local_time).unwrap_or_default(),
+            version.grant.map(|grant| format!("grant {:.8}", grant.to_string())).unwrap_or_default(),
             version.note.clone().unwrap_or_default(),
         ]
     });
-    output::print(&output::table(&["VERSION", "STATE", "BYTES", "CREATED", "REPLACED", "NOTE"], rows))
+    output::print(&output::table(
+        &["VERSION", "STATE", "BYTES", "CREATED", "REPLACED", "WRITTEN BY", "NOTE"],
+        rows,
+    ))
 }

@@ -15,7 +15,14 @@ pub(super) fn lines(binding: &BindingInfo) -> Vec<String> {
         .as_ref()
         .map(|name| format!("its value in {name}, for the command and for all that it starts"));
     let mapped = binding.mmap.then(|| "may be mapped in a private mount".to_owned());
-    anywhere.into_iter().chain(variable).chain(mapped).chain(binding.exe.iter().map(program)).collect()
+    let written = binding.writable.then(|| "may be written: each close is a new version".to_owned());
+    anywhere
+        .into_iter()
+        .chain(variable)
+        .chain(mapped)
+        .chain(written)
+        .chain(binding.exe.iter().map(program))
+        .collect()
 }
 
 fn program(pin: &PinInfo) -> String {

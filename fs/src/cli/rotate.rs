@@ -19,13 +19,17 @@ use super::{Format, connect, unlock};
 #[command(after_help = "Examples:
   kin rotate deploy/key                     made anew, as it was made before
   kin rotate db/url --stdin < new-url
-  kin rotate app/session --generate hex:32 --expires 90d")]
+  kin rotate app/session --generate hex:32 --expires 90d
+  kin rotate kube/config --from-version 3   the value of an old version once more: see kin history")]
 pub(super) struct Arguments {
     /// The secret's name
     #[arg(value_name = "REF")]
     reference: OsString,
     #[command(flatten)]
     source: Source,
+    /// The value of this old version, which nobody sees, becomes the current one again
+    #[arg(long, value_name = "N", conflicts_with = "source")]
+    from_version: Option<u64>,
     #[command(flatten)]
     facts: Facts,
     #[command(flatten)]
@@ -36,6 +40,10 @@ pub(super) fn answer(arguments: Arguments) -> Result<()> {
     let reference = quiet_reference(&arguments.reference)?;
     let facts = arguments.facts.of(reference.clone())?;
     let mut client = connect::to_broker(&Directories::from_environment()?)?;
+    if let Some(version) = arguments.from_version {
+        let new = NewVersion { from_version: Some(version), rotate: true, ..facts };
+        return store(&mut client, new, None, arguments.format);
+    }
     let question = Question::Show { reference: reference.clone() };
     let old: SecretInfo = unlock::asking(&mut client, |client| client.ask(question.clone()))?;
     let again = !arguments.source.is_given() && old.generated.is_some();

@@ -83,7 +83,15 @@ impl Facts {
     pub(super) fn of(self, reference: Reference) -> Result<NewVersion> {
         let expires_s = self.expires.as_deref().map(duration::rotation).transpose()?;
         let attributes = self.attr.into_iter().collect();
-        Ok(NewVersion { reference, generate: None, note: self.note, expires_s, attributes, rotate: false })
+        Ok(NewVersion {
+            reference,
+            generate: None,
+            note: self.note,
+            expires_s,
+            from_version: None,
+            attributes,
+            rotate: false,
+        })
     }
 }
 

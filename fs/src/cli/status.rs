@@ -85,6 +85,9 @@ fn description(status: &Status, colours: bool) -> String {
     }
     let answers = if mount.mounted { "mounted" } else { "not mounted" };
     text += &format!("\nmount   {}, {answers}\n", output::printable_path(&mount.path));
+    if mount.writable {
+        text += &format!("writes  {}, mounted\n", output::printable_path(&mount.writable_path));
+    }
     text += &format!("record  {}\n", record_description(&status.audit, colours));
     text += &format!("grants  {}\n", status.grants.len());
     for grant in &status.grants {
@@ -125,6 +128,10 @@ fn grant_description(grant: &GrantStatus, colours: bool) -> String {
         counted_down(grant.opens, grant.left.opens_left),
         duration::brief(grant.age_s),
     );
+    if !grant.writable.is_empty() {
+        let files: Vec<_> = grant.writable.iter().map(|file| output::printable(file.as_str())).collect();
+        text += &format!("  writes {}\n", files.join(", "));
+    }
     if let Some(window) = window(grant.left) {
         text += &format!("  window {window}\n");
     }

@@ -272,7 +272,11 @@ fn command(start: &Start, granted: &Granted, ignores_children: bool) -> Command 
     }
     command.envs(start.options.variables.iter().map(|(name, value)| (name, value)));
     command.env("KIN_DIR", &granted.directory);
-    let paths = granted.environment.iter().map(|(name, file)| (name, granted.directory.join(file.as_str())));
+    match granted.writable.is_empty() {
+        true => command.env_remove("KIN_WRITE_DIR"),
+        false => command.env("KIN_WRITE_DIR", &granted.writable_directory),
+    };
+    let paths = granted.environment.iter().map(|(name, file)| (name, granted.path_of(file)));
     command.envs(paths);
     child::start_with_signals(&mut command, start.mask, ignores_children);
     command

@@ -115,7 +115,7 @@ pub fn try_namespaces() -> Result<()> {
 /// What is in its way; `target_failed` where the kernel refuses.
 pub(super) fn lay(granted: &Granted, plan: &PrivateGranted) -> Result<()> {
     for laid in &plan.laid {
-        let file = granted.directory.join(laid.file.as_str());
+        let file = granted.path_of(&laid.file);
         let way = Way { base: &laid.base, path: &laid.path, link: &file };
         let failed = |errno| way.failed(errno);
         match way.find()? {

@@ -186,6 +186,8 @@ fn granted() -> Granted {
     let environment = vec![("TLS_KEY_FILE".to_owned(), FileName::new("tls.key").expect("a good name"))];
     Granted {
         id: GrantId::from_bytes([7; 16]),
+        writable_directory: PathBuf::new(),
+        writable: Vec::new(),
         directory: "/mnt/api".into(),
         environment,
         values: Vec::new(),

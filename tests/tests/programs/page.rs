@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::languages::without_link;
-use crate::{clients, keys, languages, refused, servers, tools};
+use crate::{clients, keys, languages, refused, servers, tools, written};
 
 /// The page as it is committed.
 const PAGE: &str = include_str!("../../../docs/programs.md");
@@ -13,11 +13,11 @@ const VERSION: usize = 1;
 
 static WRITING: Mutex<()> = Mutex::new(());
 
-/// The tests of the two tables, in the order of their lines.
-fn tables() -> [Vec<&'static str>; 2] {
+/// The tests of the three tables, in the order of their lines.
+fn tables() -> [Vec<&'static str>; 3] {
     let reads =
         [keys::ROWS, clients::ROWS, servers::ROWS, languages::ROWS, without_link::ROWS, tools::ROWS].concat();
-    [reads, [refused::ROWS, refused::needs_root::ROWS].concat()]
+    [reads, written::ROWS.to_vec(), [refused::ROWS, refused::needs_root::ROWS].concat()]
 }
 
 /// The cells of a line of a table; none where it is a heading's or no line of one.
@@ -70,7 +70,7 @@ fn with_line(page: &str, test: &str, line: &str) -> String {
     for line in page.lines().filter(|line| test_of(line).is_none()) {
         new.push_str(&format!("{line}\n"));
         if line.starts_with("|---") {
-            new.push_str(&bodies.next().expect("two tables"));
+            new.push_str(&bodies.next().expect("three tables"));
         }
     }
     new

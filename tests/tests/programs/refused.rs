@@ -85,7 +85,7 @@ rows! { refuse =>
             script: &["printf 'protocol=https\\nhost=h\\nusername=u\\npassword=p\\n\\n' |
                 git credential-store --file $secret store"],
             says: "Read-only file system",
-            why: "the mount is read-only (EROFS): store the new value with `kin rotate`",
+            why: "the mount is read-only (EROFS), unless the binding is `writable`: then it does",
         }
     }
 

@@ -93,6 +93,28 @@ pub(crate) struct Setting {
 impl Setting {
     /// A world whose project `api` binds what `plant` makes, with `real` as its path.
     pub(crate) fn new(real: &str, plant: fn(&World) -> Planted) -> Self {
+        Self::bound(real, plant, "")
+    }
+
+    /// As [`Self::new`], and the program may write it: where it can is the file.
+    pub(crate) fn writable(real: &str, plant: fn(&World) -> Planted) -> Self {
+        let setting = Self::bound(real, plant, ", writable = true");
+        let file = setting.world.writable(&setting.file.file_name().expect("a name").to_string_lossy());
+        Self { file, ..setting }
+    }
+
+    /// What the vault has now.
+    pub(crate) fn stored(&self) -> Vec<u8> {
+        self.world.kin(["reveal", REFERENCE, "--yes"]).run().exits(0).stdout
+    }
+
+    /// How many versions it has of it.
+    pub(crate) fn versions(&self) -> usize {
+        let versions = self.world.kin(["history", REFERENCE, "--json"]).run().exits(0).json();
+        versions.as_array().map_or(0, Vec::len)
+    }
+
+    fn bound(real: &str, plant: fn(&World) -> Planted, more: &str) -> Self {
         let world = World::new().initialised();
         std::fs::create_dir(world.path("place")).expect("a directory");
         let planted = plant(&world);
@@ -105,7 +127,7 @@ impl Setting {
         let base = real.rsplit('/').next().unwrap_or(real).trim_start_matches('.');
         world.manifest(&format!(
             "schema = 1\n[project]\nname = \"api\"\n[bindings]\n\
-             \"{base}\" = {{ ref = \"{REFERENCE}\", path = \"{real}\" }}\n"
+             \"{base}\" = {{ ref = \"{REFERENCE}\", path = \"{real}\"{more} }}\n"
         ));
         world.trust();
         let below = real.strip_prefix("~/").map(|rest| world.path("home").join(rest));

@@ -42,6 +42,7 @@ mod rendered;
 mod rotation;
 mod semantics;
 mod story;
+mod writable;
 
 /// The two files of a ready world.
 const DATABASE: &str = "DATABASE_URL";

@@ -53,6 +53,8 @@ pub(super) fn answer(directories: &Directories, filter: Filter, json: bool) -> R
         let own = |(name, _): &(Cow<'_, str>, _)| wanted.as_deref().is_none_or(|wanted| name == wanted);
         for (_, version) in record.delivered().into_iter().filter(own) {
             let delivered = match record.event() {
+                // Opened by who emptied it: its value was not delivered.
+                "open.allow" if record.op().as_deref() == Some("write") => false,
                 "open.allow" => asked.is_none() || asked == version,
                 "vault.reveal" | "vault.export" => true,
                 _ => false,

@@ -102,8 +102,9 @@ fn entry(record: &Record<'_>, day: &mut String, page: &mut String) {
 fn class(record: &Record<'_>) -> &'static str {
     match record.event() {
         "open.allow" | "vault.reveal" => "allow",
+        "write.allow" => "change",
         event if event.starts_with("vault.") || event.starts_with("policy.") => "change",
-        "audit.fault" | "audit.reject" | "mount.lost" => "deny",
+        "audit.fault" | "audit.reject" | "mount.lost" | "write.fail" => "deny",
         _ if record.is_denial() => "deny",
         _ => "other",
     }

@@ -19,8 +19,15 @@ struct Node {
     name: Option<String>,
     program: Option<String>,
     children: BTreeSet<Process>,
-    /// By file: how often it was opened, and how often it was denied.
-    files: BTreeMap<String, (u64, u64)>,
+    files: BTreeMap<String, Counts>,
+}
+
+/// How often a file was opened, written back and denied.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    opens: u64,
+    writes: u64,
+    denials: u64,
 }
 
 #[derive(Default)]
@@ -101,9 +108,10 @@ impl Tree {
         node.program = record.exe().map(|exe| exe.into_owned()).or(node.program.take());
         let file = record.file().map_or_else(|| "(the directory)".to_owned(), |file| file.into_owned());
         let counts = node.files.entry(file).or_default();
-        match record.is_denial() {
-            true => counts.1 += record.count(),
-            false => counts.0 += 1,
+        match record.event() {
+            _ if record.is_denial() => counts.denials += record.count(),
+            "write.allow" => counts.writes += 1,
+            _ => counts.opens += 1,
         }
     }
 
@@ -136,7 +144,9 @@ impl Tree {
         let files: Vec<_> = node
             .files
             .iter()
-            .map(|(file, (opens, denials))| json!({ "file": file, "opens": opens, "denials": denials }))
+            .map(|(file, Counts { opens, writes, denials })| {
+                json!({ "file": file, "opens": opens, "writes": writes, "denials": denials })
+            })
             .collect();
         let children: Vec<_> = node.children.iter().map(|child| self.json(*child)).collect();
         json!({
@@ -147,8 +157,9 @@ impl Tree {
 }
 
 /// `DATABASE_URL × 3, denied × 2`.
-fn file_text(file: &str, (opens, denials): (u64, u64)) -> String {
+fn file_text(file: &str, Counts { opens, writes, denials }: Counts) -> String {
     let opened = if opens > 0 { format!(" × {opens}") } else { String::new() };
     let denied = if denials > 0 { format!(" denied × {denials}") } else { String::new() };
-    format!("{file}{opened}{denied}")
+    let written = if writes > 0 { format!(" written × {writes}") } else { String::new() };
+    format!("{file}{opened}{written}{denied}")
 }

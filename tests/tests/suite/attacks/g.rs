@@ -272,6 +272,24 @@ mod needs_root {
         world.kin(["audit", "--ref", "db/url"]).run().exits(0);
     }
 
+    /// In place, and by a file beside it that takes its name, and one that does not.
+    fn writes_back(world: &World) {
+        world.manifest(crate::writable::MANIFEST);
+        world.trust();
+        let member = world.member(&[]);
+        let (file, beside) = (world.writable(DATABASE), world.writable("beside"));
+        let put = |path: &std::path::Path, how: &str| {
+            let data = kin_tests::canary::encode_standard(world.canary().as_bytes());
+            member.ask("put", json!({ "path": path, "data": data, "how": how })).expect("written");
+        };
+        put(&file, "empty");
+        put(&beside, "new");
+        member.ask("rename", json!({ "old": beside, "new": file })).expect("renamed");
+        put(&beside, "new");
+        let versions = world.kin(["history", "db/url", "--json"]).run().exits(0).json();
+        assert_eq!(versions.as_array().map(Vec::len), Some(4));
+    }
+
     #[test]
     fn g03_neither_the_disk_nor_the_swap_file_ever_holds_a_value_a_key_or_a_passphrase() {
         kin_tests::needs_root();
@@ -279,6 +297,7 @@ mod needs_root {
         let disk = kin_tests::Disk::below(&world);
         let passphrase = world.canary();
         whole_scenario(&world, &passphrase);
+        writes_back(&world);
         let member = world.member(&[]);
         let fd = member.open(&world.file(DATABASE)).expect("open");
         member.pread(fd, 100, 0).expect("a value");

@@ -463,7 +463,7 @@ fn a_grants_tree_says_who_in_it_opened_what() {
     let cat = &reader["children"][0];
     assert_eq!(
         (&cat["name"], &cat["files"][0]),
-        (&json!("cat"), &json!({ "file": API, "opens": 1, "denials": 0 }))
+        (&json!("cat"), &json!({ "file": API, "opens": 1, "writes": 0, "denials": 0 }))
     );
     let said = world.kin(["audit", "--tree", &grant]).run().exits(0).text();
     assert!(said.contains("kin-keeper") && said.contains("└─ ") && said.contains(" cat  "), "{said}");
