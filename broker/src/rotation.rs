@@ -63,7 +63,8 @@ impl Rotation {
         std::mem::take(&mut changed)
     }
 
-    /// Tells the keepers, but nobody of what its own tree wrote. One that has not read of the last is told already; one that is gone is forgotten.
+    /// Tells the keepers, but nobody of what its own tree wrote. One that has not read of the last is told already;
+    /// one that is gone is forgotten.
     fn tell(&self, changed: &Changed) {
         self.keepers.lock().retain(|_, (live, stream)| {
             !concerns(live, changed)

@@ -211,7 +211,8 @@ impl Filesystem for Adapter {
         self.content.release(handle.0);
     }
 
-    /// What is written stands in fuser's buffer, and nowhere else once this has begun. With O_APPEND the kernel says an offset of its own, which is that of what it knew last.
+    /// What is written stands in fuser's buffer, and nowhere else once this has begun. With O_APPEND the kernel says
+    /// an offset of its own, which is that of what it knew last.
     fn write(
         &self,
         request: &Request,

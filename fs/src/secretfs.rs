@@ -227,8 +227,8 @@ impl SecretFs {
     /// OPEN: one version of the value, decided and recorded; [`Self::keep`] gives it a handle.
     ///
     /// # Errors
-    /// The refusal; EROFS for any way but reading, where nothing can be written; `Unhashed`, and then it is asked again with what
-    /// [`Self::hash`] finds.
+    /// The refusal; EROFS for any way but reading, where nothing can be written; `Unhashed`, and then it is asked
+    /// again with what [`Self::hash`] finds.
     pub fn open(
         &self,
         caller: Caller,

@@ -13,8 +13,8 @@ use super::{Format, connect, unlock};
 /// Store a new version of a secret that is there
 ///
 /// Without a source, a value that the broker made is made again in the same way, and another is asked for on
-/// a terminal. The note and the time until the next rotation stay, unless they are given; attributes are added to those that
-/// it has. New opens get the new version at once; the old one can be revealed for 30 days.
+/// a terminal. The note and the time until the next rotation stay, unless they are given; attributes are added to
+/// those that it has. New opens get the new version at once; the old one can be revealed for 30 days.
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin rotate deploy/key                     made anew, as it was made before

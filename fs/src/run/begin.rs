@@ -1,5 +1,5 @@
-//! How does a keeper come to its grant, and its command to its start? One step after the other, each of which may call it
-//! off.
+//! How does a keeper come to its grant, and its command to its start? One step after the other, each of which may
+//! call it off.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, AsRawFd, RawFd};

@@ -59,14 +59,17 @@ HostKey $dir/host
 AuthorizedKeysFile $PLACE/seed.pub
 AuthenticationMethods publickey
 StrictModes no
-UsePAM yes
 PidFile none
 Subsystem sftp internal-sftp
 ForceCommand internal-sftp
 END
-                    echo "get $dir/there $dir/here" | sftp -q -b - -F none -i $secret -o IdentitiesOnly=yes \
-                        -o UserKnownHostsFile=$dir/known -o StrictHostKeyChecking=accept-new \
-                        -o "ProxyCommand=$(command -v sshd) -i -f $dir/server" $(id -un)@localhost >&2
+                    login() {
+                        echo "get $dir/there $dir/here" | sftp -q -b - -F none -i $secret -o IdentitiesOnly=yes \
+                            -o UserKnownHostsFile=$dir/known -o StrictHostKeyChecking=accept-new \
+                            -o "ProxyCommand=$(command -v sshd) -i -f $dir/server -o UsePAM=$1" $(id -un)@localhost >&2
+                    }
+                    # Accounts without a password are locked to the one or to the other.
+                    login yes || login no
                     cat here"#,
                 )
             },

@@ -169,14 +169,25 @@ fn is_closed(mut stream: &UnixStream) -> bool {
 fn j05_a_crowd_of_connections_is_capped_and_leaves_no_threads() {
     let world = World::ready();
     let (member, broker) = (world.member(&[]), world.broker().pid);
+    // One that says nothing is dropped after 5 s: before that all of them are there.
+    let since = Instant::now();
     let held: Vec<UnixStream> = (0..128).map(|_| connect(&world, 10)).collect();
     eventually("each has a thread, and one is at the socket", Duration::from_secs(5), || {
         control_threads(broker) == 129
     });
-    for _ in 0..300 {
-        assert!(is_closed(&connect(&world, 10)), "one connection more than the broker serves");
+    let (mut refused, mut served) = (0, 0);
+    while refused + served < 300 && since.elapsed() < Duration::from_secs(4) {
+        let closed = is_closed(&connect(&world, 10));
+        // A connection that was long under way is one of the time after.
+        if since.elapsed() < Duration::from_secs(4) {
+            *(if closed { &mut refused } else { &mut served }) += 1;
+        }
     }
-    assert_eq!(control_threads(broker), 129);
+    assert!(
+        refused > 0 && served == 0,
+        "{served} connections more than the broker serves, {refused} were refused"
+    );
+    assert!(control_threads(broker) <= 129);
     assert_eq!(member.cat(&world.file(DATABASE)), Ok(database(&world)));
     drop(held);
     eventually("as many threads as on a quiet day", Duration::from_secs(5), || control_threads(broker) == 2);
