@@ -56,10 +56,14 @@ impl Broker {
         request: &LinkRequest,
         manifest: &Manifest,
         project: &DirectoryName,
-        Wanted { file, path, reference }: &Wanted<'_>,
+        Wanted { file, path, reference, writable }: &Wanted<'_>,
     ) -> Result<LinkInfo> {
         let base = if path.is_in_home() { &request.home } else { &manifest.directory };
-        let target = self.directories.mountpoint().join(project.as_str()).join(file.as_str());
+        let mount = match writable {
+            true => self.directories.writable_mountpoint(),
+            false => self.directories.mountpoint(),
+        };
+        let target = mount.join(project.as_str()).join(file.as_str());
         let way = Way { base, path, link: &target };
         let state = match way.find()? {
             Target::Missing => LinkState::Missing,
@@ -192,17 +196,20 @@ struct Wanted<'m> {
     path: &'m FilePath,
     /// The secret that it is, where it is one.
     reference: Option<&'m Reference>,
+    /// It is written by that link, too.
+    writable: bool,
 }
 
 /// All of them, or these.
 fn chosen<'m>(manifest: &'m Manifest, files: Option<&[FileName]>) -> Result<Vec<Wanted<'m>>> {
     let usage = |code, message: String, hint: &str| Err(Error::new(Class::Usage, code, message).hint(hint));
     let bindings = manifest.bindings.iter().filter_map(|(file, binding)| {
-        Some(Wanted { file, path: binding.path.as_ref()?, reference: Some(&binding.reference) })
+        let (path, writable) = (binding.path.as_ref()?, binding.writable);
+        Some(Wanted { file, path, reference: Some(&binding.reference), writable })
     });
-    let made = manifest.files.iter();
-    let made =
-        made.filter_map(|(file, made)| Some(Wanted { file, path: made.path.as_ref()?, reference: None }));
+    let made = manifest.files.iter().filter_map(|(file, made)| {
+        Some(Wanted { file, path: made.path.as_ref()?, reference: None, writable: false })
+    });
     let all: Vec<_> = bindings.chain(made).collect();
     let Some(files) = files else {
         if all.is_empty() {

@@ -62,7 +62,7 @@ impl Broker {
         request: &PrivateRequest,
     ) -> Result<PrivateGranted> {
         check_pid_namespace(live)?;
-        let mountpoint = self.directories.mountpoint();
+        let (mountpoint, writable) = (self.directories.mountpoint(), self.directories.writable_mountpoint());
         let id = live.grant.id;
         let mut laid = Vec::new();
         let bound = live.grant.bindings.iter().map(|(file, binding)| (file, &binding.path));
@@ -70,7 +70,8 @@ impl Broker {
         for (file, path) in bound.chain(rendered) {
             let Some(path) = path else { continue };
             let base = if path.is_in_home() { &request.home } else { &live.directory };
-            let link = mountpoint.join(live.grant.project.as_str()).join(file.as_str());
+            let mount = if live.is_writable(file) { &writable } else { &mountpoint };
+            let link = mount.join(live.grant.project.as_str()).join(file.as_str());
             let way = Way { base, path, link: &link };
             self.placeholders.stand(way, id).inspect_err(|_| self.placeholders.release(id))?;
             laid.push(Laid { file: file.clone(), base: base.clone(), path: path.clone() });

@@ -197,6 +197,32 @@ fn links_are_put_where_the_manifest_says_and_taken_away_again() {
 }
 
 #[test]
+fn a_link_to_a_writable_file_is_written_through() {
+    let world = bound();
+    let (link, other) = (world.project().join("conf/.env"), world.path("home/.api/credentials"));
+    world.kin(["link"]).run().exits(0);
+    world.kin(["unlink", DATABASE]).run().exits(0);
+    world.manifest(&MANIFEST.replacen("{ ref", "{ writable = true, ref", 1));
+    world.trust();
+    world.kin(["link"]).run().exits(0);
+    assert!(is_link(&link) && is_link(&other));
+    for options in [&[][..], &["--private"]] {
+        let (member, next) = (world.member(options), world.canary());
+        let write = ["sh", "-c", "printf %s \"$1\" >\"$0\"", link.to_str().expect("a path"), &next];
+        let (code, _, errors) = member.run(&write);
+        assert_eq!(code, 0, "{options:?}: {errors}");
+        assert_eq!(member.cat(&link), Ok(next.clone().into_bytes()), "{options:?}");
+        assert_eq!(member.cat(&world.file(DATABASE)), Ok(next.into_bytes()));
+        let (code, _, errors) = member.run(&["sh", "-c", ": >\"$0\"", other.to_str().expect("a path")]);
+        assert!(code != 0 && errors.contains("Read-only"), "{code} {errors}");
+        assert_eq!(world.outsider().cat(&link), Err(REFUSED));
+    }
+    assert!(is_link(&link));
+    let versions = world.kin(["history", "db/url", "--json"]).run().exits(0).json();
+    assert_eq!(versions.as_array().map(Vec::len), Some(3), "{versions}");
+}
+
+#[test]
 fn a_file_that_is_there_stays_until_it_is_adopted() {
     let world = bound();
     let (conf, secret) = (world.project().join("conf"), world.canary());
