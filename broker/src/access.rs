@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use kin_policy::{
     Action, Decision, Denial, DirectoryName, Exe, FileName, GrantId, Lineage, Namespaces, PageCache, Permit,
-    Reach, Reader, Reference, Request, Standing, Tid, Unidentified, decide,
+    Process, Reach, Reader, Reference, Request, Standing, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
@@ -91,6 +91,13 @@ struct Judged {
     decision: Decision,
 }
 
+impl Judged {
+    /// The process that asks, where that was proven.
+    fn process(&self) -> Option<Process> {
+        self.subject.known.as_ref().ok().map(|known| known.lineage().process)
+    }
+}
+
 /// All that is known of who asks.
 struct Subject {
     known: Result<Arc<Known>, Unidentified>,
@@ -128,20 +135,6 @@ impl Subject {
         decide(&request, &[standing], clock::now())
     }
 
-    /// Whether it is decided in the same way once more.
-    fn still(
-        &self,
-        action: Action,
-        project: &DirectoryName,
-        file: &FileName,
-        suspended: bool,
-    ) -> Result<(), Denial> {
-        match self.decided(action, project, Some(file), suspended) {
-            Decision::Permit(_) => Ok(()),
-            Decision::Deny(denial) => Err(denial),
-        }
-    }
-
     /// Why there is no vault to open from.
     fn withheld(&self) -> Refusal {
         self.live.as_deref().map_or(Refusal::Missing, withheld)
@@ -175,9 +168,13 @@ impl Broker {
         op: Op,
     ) -> Result<FileFacts, Refusal> {
         let (live, _) = self.permitted(caller, Action::Look, project, Some(file), op)?;
-        let vault = self.vault().ok_or_else(|| withheld(&live))?;
+        self.facts_of(&live, file)
+    }
+
+    fn facts_of(&self, live: &Arc<LiveGrant>, file: &FileName) -> Result<FileFacts, Refusal> {
+        let vault = self.vault().ok_or_else(|| withheld(live))?;
         if live.grant.files.contains_key(file) {
-            return self.look_at_rendered(&live, file, &vault);
+            return self.look_at_rendered(live, file, &vault);
         }
         let binding = live.grant.bindings.get(file).ok_or(Refusal::Denied(Denial::NoBinding))?;
         let info = vault.info(&binding.reference).ok_or(Refusal::Missing)?;
@@ -189,12 +186,7 @@ impl Broker {
     /// # Errors
     /// The denial, which is in the record then.
     pub fn names(&self, caller: Caller, project: &DirectoryName) -> Result<Vec<FileName>, Refusal> {
-        let judged = self.judge(caller, Action::Look, project, None, None);
-        let _ = self.permit_of(&judged, caller, project, None, Op::Opendir)?;
-        let elsewhere = judged.subject.elsewhere();
-        let Some(live) = judged.subject.live else { return Err(Refusal::Broken) };
-        let anywhere = |file: &&FileName| live.grant.behind(file).all(|b| b.namespaces == Reach::Any);
-        Ok(live.grant.names().filter(|file| !elsewhere || anywhere(file)).cloned().collect())
+        self.names_that(caller, project, |_, _| true)
     }
 
     /// As [`Self::names`], of what may be written.
@@ -202,10 +194,22 @@ impl Broker {
     /// # Errors
     /// As there.
     pub fn writable_names(&self, caller: Caller, project: &DirectoryName) -> Result<Vec<FileName>, Refusal> {
-        let mut names = self.names(caller, project)?;
-        let (live, _) = self.permitted(caller, Action::Look, project, None, Op::Opendir)?;
-        names.retain(|file| live.is_writable(file) && !live.scratches.is_vacated(file));
-        Ok(names)
+        self.names_that(caller, project, shows_to_write)
+    }
+
+    fn names_that(
+        &self,
+        caller: Caller,
+        project: &DirectoryName,
+        shown: impl Fn(&LiveGrant, &FileName) -> bool,
+    ) -> Result<Vec<FileName>, Refusal> {
+        let judged = self.judge(caller, Action::Look, project, None, None);
+        let _ = self.permit_of(&judged, caller, project, None, Op::Opendir)?;
+        let elsewhere = judged.subject.elsewhere();
+        let Some(live) = judged.subject.live else { return Err(Refusal::Broken) };
+        let anywhere = |file: &FileName| live.grant.behind(file).all(|b| b.namespaces == Reach::Any);
+        let seen = |file: &&FileName| (!elsewhere || anywhere(file)) && shown(&live, file);
+        Ok(live.grant.names().filter(seen).cloned().collect())
     }
 
     /// As [`Self::look_at_file`], where the file may be written: another is none.
@@ -219,18 +223,17 @@ impl Broker {
         file: &FileName,
         op: Op,
     ) -> Result<FileFacts, Refusal> {
-        let (live, _) = self.permitted(caller, Action::Look, project, Some(file), op)?;
-        let mut facts = match live.is_writable(file) && !live.scratches.is_vacated(file) {
-            true => self.look_at_file(caller, project, file, op)?,
-            false => return Err(Refusal::Denied(Denial::NoBinding)),
-        };
-        // Who writes sees what it has written.
-        if let Ok(known) = self.identifier.identify(caller.tid, &self.grants)
-            && let Some(size) = live.draft_of(file, known.lineage().process)
-        {
-            facts.size = size;
+        let judged = self.judge(caller, Action::Look, project, Some(file), None);
+        let _ = self.permit_of(&judged, caller, project, Some(file), op)?;
+        let process = judged.process();
+        let live = judged.subject.live.ok_or(Refusal::Broken)?;
+        if !shows_to_write(&live, file) {
+            return Err(Refusal::Denied(Denial::NoBinding));
         }
-        Ok(facts)
+        let facts = self.facts_of(&live, file)?;
+        // Who writes sees what it has written.
+        let written = process.and_then(|process| live.draft_of(file, process));
+        Ok(FileFacts { size: written.unwrap_or(facts.size), ..facts })
     }
 
     /// Whether the caller is in the tree of any live grant.
@@ -263,11 +266,8 @@ impl Broker {
         exe: Option<Exe>,
         op: Op,
     ) -> Result<Arc<Delivery>, Halt> {
-        let mut judged = self.judge(caller, Action::Open, project, Some(file), exe);
-        if let Some(unhashed) = judged.unhashed.take() {
-            return Err(Halt::Unhashed(unhashed));
-        }
-        let permit = self.permit_of(&judged, caller, project, Some(file), op)?;
+        let (judged, permit) =
+            self.permitted_content(caller, (project, Some(file)), (Action::Open, op), exe)?;
         // One snapshot of the vault, so that the versions in the record are those that are unsealed.
         let vault = self.vault().ok_or_else(|| judged.subject.withheld())?;
         let versions = versions(&permit, &vault)?;
@@ -306,15 +306,30 @@ impl Broker {
             }
             references => Event::AllowRendered { grant, project, file, references, elsewhere, reader },
         };
-        let still_valid = || judged.subject.still(action, project, file, self.autolock.has_locked());
-        self.audit.append_permit(permit, &event, still_valid, || live.opened(file)).map_err(|error| {
-            match error {
-                NotLogged::Denied(denial) => {
-                    self.record_denial(judged, denial, caller, project, Some(file), op);
-                    Refusal::Denied(denial)
-                }
-                _ => Refusal::NotRecorded,
+        let place = (project, file);
+        self.append((permit, &event), (judged, caller), place, (action, op), || live.opened(file))
+    }
+
+    /// Writes down what a permit is used for, where it still holds under the log's own lock.
+    fn append(
+        &self,
+        (permit, event): (Permit, &Event<'_>),
+        (judged, caller): (&Judged, Caller),
+        (project, file): (&DirectoryName, &FileName),
+        (action, op): (Action, Op),
+        written: impl FnOnce(),
+    ) -> Result<Logged<Permit>, Refusal> {
+        let still_valid =
+            || match judged.subject.decided(action, project, Some(file), self.autolock.has_locked()) {
+                Decision::Permit(_) => Ok(()),
+                Decision::Deny(denial) => Err(denial),
+            };
+        self.audit.append_permit(permit, event, still_valid, written).map_err(|error| match error {
+            NotLogged::Denied(denial) => {
+                self.record_denial(judged, denial, caller, project, Some(file), op);
+                Refusal::Denied(denial)
             }
+            _ => Refusal::NotRecorded,
         })
     }
 
@@ -337,11 +352,7 @@ impl Broker {
             page_cache => page_cache,
         };
         let action = Action::Read { opened_under: delivery.live.grant.id, page_cache };
-        let mut judged = self.judge(caller, action, project, file, exe);
-        if let Some(unhashed) = judged.unhashed.take() {
-            return Err(Halt::Unhashed(unhashed));
-        }
-        let _ = self.permit_of(&judged, caller, project, file, Op::Read)?;
+        let _ = self.permitted_content(caller, (project, file), (action, Op::Read), exe)?;
         delivery.reading().ok_or_else(|| withheld(&delivery.live).into())
     }
 
@@ -363,6 +374,22 @@ impl Broker {
         let judged = self.judge(caller, action, project, file, None);
         let permit = self.permit_of(&judged, caller, project, file, op)?;
         judged.subject.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
+    }
+
+    /// As [`Self::permitted`], for what a file holds: what the reader runs may have to be hashed first.
+    fn permitted_content(
+        &self,
+        caller: Caller,
+        (project, file): (&DirectoryName, Option<&FileName>),
+        (action, op): (Action, Op),
+        exe: Option<Exe>,
+    ) -> Result<(Judged, Permit), Halt> {
+        let mut judged = self.judge(caller, action, project, file, exe);
+        if let Some(unhashed) = judged.unhashed.take() {
+            return Err(Halt::Unhashed(unhashed));
+        }
+        let permit = self.permit_of(&judged, caller, project, file, op)?;
+        Ok((judged, permit))
     }
 
     fn judge(
@@ -481,6 +508,11 @@ impl Broker {
     fn grant_of(&self, known: &Known) -> Option<Arc<LiveGrant>> {
         self.grants.at(known.root()?)
     }
+}
+
+/// Whether the file is there for who may write it: none is whose content the grant has moved away.
+fn shows_to_write(live: &LiveGrant, file: &FileName) -> bool {
+    live.is_writable(file) && !live.scratches.is_vacated(file)
 }
 
 /// What a permit is for, as the vault has it now.

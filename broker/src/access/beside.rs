@@ -145,11 +145,8 @@ impl Broker {
             return renamed.then_some(()).ok_or(Refusal::Denied(Denial::NoBinding).into());
         }
         let action = Action::OpenToWrite;
-        let mut judged = self.judge(caller, action, project, Some(new), exe);
-        if let Some(unhashed) = judged.unhashed.take() {
-            return Err(Halt::Unhashed(unhashed));
-        }
-        let permit = self.permit_of(&judged, caller, project, Some(new), Op::Rename)?;
+        let (judged, permit) =
+            self.permitted_content(caller, (project, Some(new)), (action, Op::Rename), exe)?;
         scratch.place(true);
         let value = scratch.value.read().0.as_ref().map(|value| Plaintext::copy_of(value.bytes()));
         let stored = match value {

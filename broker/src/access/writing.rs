@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, GrantId, Permit, Process};
+use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, GrantId, Permit};
 
 use super::{Broker, Caller, Halt, Judged, Program, Refusal, facts, unsealing, versions, withheld};
-use crate::audit::{Event, NotLogged, Op, VaultChange};
+use crate::audit::{Event, Op, VaultChange};
 use crate::clock;
 use crate::custody::vault_event;
 use crate::delivery::{Delivery, Untaken};
@@ -69,11 +69,8 @@ impl Broker {
         exe: Option<Exe>,
     ) -> Result<Arc<Delivery>, Halt> {
         let action = Action::OpenToWrite;
-        let mut judged = self.judge(caller, action, project, Some(file), exe);
-        if let Some(unhashed) = judged.unhashed.take() {
-            return Err(Halt::Unhashed(unhashed));
-        }
-        let permit = self.permit_of(&judged, caller, project, Some(file), Op::Write)?;
+        let (judged, permit) =
+            self.permitted_content(caller, (project, Some(file)), (action, Op::Write), exe)?;
         let vault = self.vault().ok_or_else(|| judged.subject.withheld())?;
         let versions = versions(&permit, &vault)?;
         let op = if begin == Begin::Empty { Op::Write } else { Op::Open };
@@ -196,12 +193,7 @@ impl Broker {
     ) -> Result<(Judged, Permit), Halt> {
         let (project, file) = (&delivery.live.grant.project, delivery.decided_as());
         let action = Action::Write { opened_under: delivery.live.grant.id };
-        let mut judged = self.judge(caller, action, project, file, exe);
-        if let Some(unhashed) = judged.unhashed.take() {
-            return Err(Halt::Unhashed(unhashed));
-        }
-        let permit = self.permit_of(&judged, caller, project, file, Op::Write)?;
-        Ok((judged, permit))
+        self.permitted_content(caller, (project, file), (action, Op::Write), exe)
     }
 
     /// Stores a value as the next version: recorded first, under the lock of all changes, so that the number in the
@@ -257,15 +249,8 @@ impl Broker {
         let reader = facts(known, program, *caller);
         let (grant, elsewhere) = (live.grant.id, judged.subject.elsewhere());
         let event = Event::Write { op, grant, project, file, reference, version, elsewhere, reader };
-        let still_valid = || judged.subject.still(action, project, file, self.autolock.has_locked());
-        match self.audit.append_permit(permit.clone(), &event, still_valid, || ()) {
-            Ok(_) => Ok(()),
-            Err(NotLogged::Denied(denial)) => {
-                self.record_denial(judged, denial, *caller, project, Some(file), op);
-                Err(Refusal::Denied(denial))
-            }
-            Err(_) => Err(Refusal::NotRecorded),
-        }
+        let (permit, place) = ((permit.clone(), &event), (project, file));
+        self.append(permit, (judged, *caller), place, (action, op), || ()).map(drop)
     }
 }
 
@@ -273,13 +258,6 @@ impl Closed {
     pub(super) fn now(judged: Judged, permit: Permit, caller: Caller) -> Self {
         let program = judged.subject.known.as_ref().map(|known| known.program()).unwrap_or_default();
         Self { judged, permit, caller, program }
-    }
-}
-
-impl Judged {
-    /// The process that asks, where that was proven.
-    fn process(&self) -> Option<Process> {
-        self.subject.known.as_ref().ok().map(|known| known.lineage().process)
     }
 }
 
