@@ -90,23 +90,31 @@ pub(super) struct Stat {
 impl Stat {
     /// By number, so only a pidfd can say whose it was.
     pub(super) fn read(pid: Pid) -> io::Result<Self> {
-        if !is_own() {
-            return Err(io::Error::from_raw_os_error(libc::EACCES));
-        }
-        let mut line = [0; 2048];
-        let len = File::open(format!("/proc/{pid}/stat"))?.read(&mut line)?;
-        Self::parse(&line[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        read_stat(pid.get(), Self::parse)
     }
 
-    /// Field 2 is a name in brackets that its process chooses, brackets and newlines included; after it
-    /// come only a state letter and numbers, so the last `)` of all is the one that closes it.
     fn parse(line: &[u8]) -> Option<Self> {
-        let name_ends = line.iter().rposition(|byte| *byte == b')')?;
-        let mut fields = std::str::from_utf8(&line[name_ends + 1..]).ok()?.split_ascii_whitespace();
-        let parent = Pid::new(fields.nth(1)?.parse().ok()?);
-        let start = fields.nth(17)?.parse().ok()?;
-        Some(Self { parent, start })
+        Some(Self { parent: Pid::new(field(line, 4)?), start: field(line, 22)? })
     }
+}
+
+/// What `parse` makes of the line that `/proc/N/stat` has of a thread or a process.
+fn read_stat<T>(number: u32, parse: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
+    if !is_own() {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    let mut line = [0; 2048];
+    let len = File::open(format!("/proc/{number}/stat"))?.read(&mut line)?;
+    parse(&line[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// A field of a stat line behind the name, from 3, as proc_pid_stat(5) counts them. Field 2 is a name in brackets that
+/// its process chooses, brackets and newlines included; after it come only a state letter and numbers, so the last `)`
+/// of all is the one that closes it.
+fn field<T: std::str::FromStr>(line: &[u8], number: usize) -> Option<T> {
+    let name_ends = line.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = std::str::from_utf8(&line[name_ends + 1..]).ok()?.split_ascii_whitespace();
+    fields.nth(number - 3)?.parse().ok()
 }
 
 /// The `Tgid:` line of `/proc/TID/status`; the name above it has its newlines escaped (proc_pid_status(5)).
@@ -134,26 +142,29 @@ pub(crate) fn comm(pid: Pid) -> io::Result<Vec<u8>> {
 /// Whether the thread is ending because a signal killed its process: its flags say the one, and the status that the
 /// process will have the other (proc_pid_stat(5)). One whose status the kernel does not tell is not.
 pub(crate) fn is_being_killed(tid: u32) -> bool {
-    flags_and_status(tid).is_some_and(|(flags, status)| flags & EXITING != 0 && status & 0x7f != 0)
+    read_stat(tid, Exit::parse).is_ok_and(|exit| exit.begun && exit.status & 0x7f != 0)
 }
 
 /// Whether the thread is ending, however.
 pub(crate) fn is_ending(tid: u32) -> bool {
-    flags_and_status(tid).is_some_and(|(flags, _)| flags & EXITING != 0)
+    read_stat(tid, Exit::parse).is_ok_and(|exit| exit.begun)
 }
 
-/// `PF_EXITING` of linux/sched.h.
-const EXITING: u64 = 0x4;
+/// What a thread's stat says of its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Exit {
+    /// It is ending.
+    begun: bool,
+    /// As wait(2) has it; 0 to who may not look into the process.
+    status: i32,
+}
 
-/// Fields 9 and 52 of a thread's stat.
-fn flags_and_status(tid: u32) -> Option<(u64, u64)> {
-    let stat = std::fs::read(format!("/proc/{tid}/stat")).ok()?;
-    // A name may be any bytes; the last bracket is the one behind it.
-    let stat = String::from_utf8_lossy(&stat);
-    let (_, fields) = stat.rsplit_once(") ")?;
-    // The state, which comes first here, is field 3.
-    let field = |number: usize| fields.split_ascii_whitespace().nth(number - 3)?.parse().ok();
-    Some((field(9)?, field(52)?))
+impl Exit {
+    fn parse(line: &[u8]) -> Option<Self> {
+        /// `PF_EXITING` of linux/sched.h.
+        const EXITING: u64 = 0x4;
+        Some(Self { begun: field::<u64>(line, 9)? & EXITING != 0, status: field(line, 52)? })
+    }
 }
 
 /// Whether the process has a descriptor of the file with this inode number that it could write by
@@ -205,6 +216,21 @@ mod tests {
     }
 
     #[test]
+    fn a_name_cannot_speak_for_the_end() {
+        // Fields 3 to 52: flags is the ninth, exit_code the last.
+        let line = |comm: &[u8], flags: u32, status: i32| {
+            let zeroes = " 0".repeat(42);
+            let tail = format!(") R 1 1 1 0 -1 {flags}{zeroes} {status}\n");
+            Exit::parse(&[b"42 (", comm, tail.as_bytes()].concat())
+        };
+        for comm in [&b"cat"[..], b"x) R 1 1 1 0 -1 0 (", b"\xff\xfe)", b"a\nb", b") ) ("] {
+            assert_eq!(line(comm, 4, 9), Some(Exit { begun: true, status: 9 }), "{comm:?}");
+            assert_eq!(line(comm, 0x40_0040, 0), Some(Exit { begun: false, status: 0 }), "{comm:?}");
+        }
+        assert_eq!(Exit::parse(b"42 (x) R 1 1 1 0 -1 4"), None);
+    }
+
+    #[test]
     fn cut_or_strange_lines_are_no_answer() {
         for line in [&b""[..], b"42", b"42 (x", b"42 (x)", b"42 (x) S", b"42 (x) S 1 2 3", b"42 (x) S y 1"] {
             assert_eq!(Stat::parse(line), None, "{line:?}");
@@ -228,7 +254,7 @@ mod tests {
     #[test]
     fn who_runs_is_neither_ending_nor_being_killed() {
         let tid = nix::unistd::gettid().as_raw().unsigned_abs();
-        assert!(flags_and_status(tid).is_some());
+        assert!(read_stat(tid, Exit::parse).is_ok());
         assert!(!is_ending(tid) && !is_being_killed(tid));
         assert!(!is_ending(0) && !is_being_killed(u32::MAX));
     }
