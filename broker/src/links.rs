@@ -59,11 +59,7 @@ impl Broker {
         Wanted { file, path, reference, writable }: &Wanted<'_>,
     ) -> Result<LinkInfo> {
         let base = if path.is_in_home() { &request.home } else { &manifest.directory };
-        let mount = match writable {
-            true => self.directories.writable_mountpoint(),
-            false => self.directories.mountpoint(),
-        };
-        let target = mount.join(project.as_str()).join(file.as_str());
+        let target = self.directories.mounted_file(project, file, *writable);
         let way = Way { base, path, link: &target };
         let state = match way.find()? {
             Target::Missing => LinkState::Missing,

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use kin_policy::{DirectoryName, FileName};
+
 use crate::error::{Class, Error, Result};
 
 /// The directories of one broker. Two with the same `runtime` are the same broker.
@@ -75,6 +77,12 @@ impl Directories {
     /// Where the files that can be written are mounted, while somebody may write any.
     pub fn writable_mountpoint(&self) -> PathBuf {
         self.runtime.join("rw")
+    }
+
+    /// The path of a file in the mount: in that where it can be written, if it may be.
+    pub fn mounted_file(&self, project: &DirectoryName, file: &FileName, writable: bool) -> PathBuf {
+        let mount = if writable { self.writable_mountpoint() } else { self.mountpoint() };
+        mount.join(project.as_str()).join(file.as_str())
     }
 
     /// The control socket.

@@ -62,7 +62,7 @@ impl Broker {
         request: &PrivateRequest,
     ) -> Result<PrivateGranted> {
         check_pid_namespace(live)?;
-        let (mountpoint, writable) = (self.directories.mountpoint(), self.directories.writable_mountpoint());
+        let mountpoint = self.directories.mountpoint();
         let id = live.grant.id;
         let mut laid = Vec::new();
         let bound = live.grant.bindings.iter().map(|(file, binding)| (file, &binding.path));
@@ -70,8 +70,7 @@ impl Broker {
         for (file, path) in bound.chain(rendered) {
             let Some(path) = path else { continue };
             let base = if path.is_in_home() { &request.home } else { &live.directory };
-            let mount = if live.is_writable(file) { &writable } else { &mountpoint };
-            let link = mount.join(live.grant.project.as_str()).join(file.as_str());
+            let link = self.directories.mounted_file(&live.grant.project, file, live.is_writable(file));
             let way = Way { base, path, link: &link };
             self.placeholders.stand(way, id).inspect_err(|_| self.placeholders.release(id))?;
             laid.push(Laid { file: file.clone(), base: base.clone(), path: path.clone() });
