@@ -136,16 +136,17 @@ impl Broker {
         let bad = |why: &str| Error::new(Class::Usage, "bad_request", why.to_owned());
         let NewVersion { reference, mut generate, note, expires_s, from_version, attributes, rotate } = new;
         let now = clock::unix_seconds();
-        let due = |seconds: i64| now.saturating_add(seconds);
-        let asked = expires_s.map(|seconds| due(i64::try_from(seconds).unwrap_or(i64::MAX)));
+        let asked = expires_s.map(|seconds| now.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX)));
         let mut facts = Facts { note, due: asked, generated: None, grant: None, attributes };
         if rotate {
             self.unlock(Asker::Person, None, bus)?;
-            let old = self.info(&reference)?;
-            facts.note = facts.note.or(old.note);
-            facts.attributes = old.attributes.into_iter().chain(facts.attributes).collect();
-            facts.due = facts.due.or(old.due.map(|at| due(at.saturating_sub(old.created))));
-            generate = generate.or(old.generated.filter(|_| value.is_none() && from_version.is_none()));
+            let mut old = self.info(&reference)?;
+            let made = old.generated.take().filter(|_| value.is_none() && from_version.is_none());
+            generate = generate.or(made);
+            let kept = Facts::kept(old, now);
+            facts.note = facts.note.or(kept.note);
+            facts.attributes = kept.attributes.into_iter().chain(facts.attributes).collect();
+            facts.due = facts.due.or(kept.due);
         }
         if let Some(version) = from_version {
             if generate.is_some() || value.is_some() || !rotate {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, GrantId, Permit};
+use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, Permit};
 
 use super::{Broker, Caller, Halt, Judged, Program, Refusal, facts, unsealing, versions, withheld};
 use crate::audit::{Event, Op, VaultChange};
@@ -13,7 +13,7 @@ use crate::error::{Class, Error, Result as Outcome};
 use crate::grants::LiveGrant;
 use crate::identity;
 use crate::sys::memory::Plaintext;
-use crate::vault::{Facts, Vault};
+use crate::vault::Facts;
 
 /// Who shows files that can be written: this room knows no file systems.
 pub trait ServeWritable: Send + Sync {
@@ -217,13 +217,15 @@ impl Broker {
                 let compared = vault_event(VaultChange::Compare, Some(reference), Some("write"));
                 return self.record(&compared).inspect_err(|_| refused = Some(Refusal::NotRecorded));
             }
-            let facts = facts_after(vault, permit, grant);
+            let now = clock::unix_seconds();
+            let kept = vault.info(reference).map_or_else(Facts::default, |old| Facts::kept(old, now));
+            let facts = Facts { grant: Some(grant), ..kept };
             let version = vault.version(reference).unwrap_or(0) + 1;
             if let Err(refusal) = self.log_write(by, (file, version), (action, op)) {
                 refused = Some(refusal);
                 return Err(Error::internal("record a write", "it is refused"));
             }
-            vault.set(reference, value, facts, clock::unix_seconds()).map(drop).inspect_err(|error| {
+            vault.set(reference, value, facts, now).map(drop).inspect_err(|error| {
                 let reason = &*error.code;
                 let _ = self.record(&Event::WriteFail { grant, project, file, reference, version, reason });
             })
@@ -259,15 +261,6 @@ impl Closed {
         let program = judged.subject.known.as_ref().map(|known| known.program()).unwrap_or_default();
         Self { judged, permit, caller, program }
     }
-}
-
-/// What is kept beside the version that is replaced stays; the time until the next begins anew.
-fn facts_after(vault: &Vault, permit: &Permit, grant: GrantId) -> Facts {
-    let Some(old) = permit.reference().and_then(|reference| vault.info(reference)) else {
-        return Facts { grant: Some(grant), ..Facts::default() };
-    };
-    let due = old.due.map(|at| clock::unix_seconds().saturating_add(at.saturating_sub(old.created)));
-    Facts { note: old.note, due, generated: None, grant: Some(grant), attributes: old.attributes }
 }
 
 fn untaken(why: Untaken, delivery: &Delivery) -> Refusal {

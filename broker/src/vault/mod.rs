@@ -79,6 +79,14 @@ pub struct Facts {
     pub attributes: BTreeMap<String, String>,
 }
 
+impl Facts {
+    /// What the next version has of this one: the note and the attributes, and the time until it is due begins anew.
+    pub(crate) fn kept(old: SecretInfo, now: i64) -> Self {
+        let due = old.due.map(|at| now.saturating_add(at.saturating_sub(old.created)));
+        Self { note: old.note, due, generated: None, grant: None, attributes: old.attributes }
+    }
+}
+
 /// Number, second of making, and size of a version, and the grant whose tree wrote it.
 pub(crate) type Mark = (u64, i64, u64, Option<GrantId>);
 
