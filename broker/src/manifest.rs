@@ -105,7 +105,7 @@ const BINDING_KEYS: [&str; 12] = [
 ];
 
 /// Whether a shell can name a variable so.
-pub(crate) fn is_variable(name: &str) -> bool {
+pub fn is_variable(name: &str) -> bool {
     let mut characters = name.chars();
     let first = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     first && characters.all(|c| c.is_ascii_alphanumeric() || c == '_') && name.len() <= 255

@@ -196,7 +196,7 @@ fn keys(file: &Plaintext, below: &Reference) -> Result<Vec<Entry>> {
     if entries.is_empty() {
         return refuse("it has none");
     }
-    if !entries.iter().all(|entry| is_variable(key_of(entry))) {
+    if !entries.iter().all(|entry| manifests::is_variable(key_of(entry))) {
         return refuse("one of them is no variable's name");
     }
     match entries.iter().find(|entry| !dotenv::reads_back(&entry.value)) {
@@ -207,12 +207,6 @@ fn keys(file: &Plaintext, below: &Reference) -> Result<Vec<Entry>> {
 
 fn key_of(entry: &Entry) -> &str {
     entry.reference.as_str().rsplit('/').next().unwrap_or_default()
-}
-
-/// As POSIX has it (XBD 8.1), in both cases.
-fn is_variable(key: &str) -> bool {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    key.chars().all(word) && !key.starts_with(|c: char| c.is_ascii_digit()) && !key.is_empty()
 }
 
 fn bound(entry: &Entry) -> Result<(FileName, Reference)> {
