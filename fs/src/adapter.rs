@@ -38,18 +38,14 @@ pub struct Adapter {
 
 impl Adapter {
     /// An adapter of `fs`, whose files belong to this process's user.
-    pub fn new(fs: SecretFs, deadlines: Arc<Deadlines>) -> Self {
-        Self { content: Arc::new(Content { fs, deadlines, later: None }), owner: own_user(), mount: None }
-    }
-
-    /// As [`Self::new`], of files that can be written.
     ///
     /// # Errors
-    /// Where the kernel has no room for one thread more.
-    pub fn to_write(fs: SecretFs, deadlines: Arc<Deadlines>) -> std::io::Result<Self> {
-        let later = Some(start_writer()?);
+    /// Where files can be written and the kernel has no room for one thread more.
+    pub fn new(fs: SecretFs, deadlines: Arc<Deadlines>) -> std::io::Result<Self> {
+        let later = (fs.surface() == Surface::Write).then(start_writer).transpose()?;
         let content = Arc::new(Content { fs, deadlines, later });
-        Ok(Self { content, owner: own_user(), mount: None })
+        let owner = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        Ok(Self { content, owner, mount: None })
     }
 
     /// An adapter for a mount that is the grant's own.
@@ -121,10 +117,6 @@ impl Adapter {
             flags: 0,
         }
     }
-}
-
-fn own_user() -> Owner {
-    Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
 }
 
 impl Filesystem for Adapter {

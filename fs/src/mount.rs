@@ -52,15 +52,14 @@ impl Mount {
             Surface::Write => broker.directories.writable_mountpoint(),
         };
         let stopping = Arc::new(AtomicBool::new(false));
-        let (deadlines, watches) = (deadlines.clone(), watches.clone());
-        let (broker, stopping_too, unmounter) = (broker.clone(), stopping.clone(), Unmounter::default());
+        let unmounter = Unmounter::default();
         let keep = Keep {
-            broker,
+            broker: broker.clone(),
             point,
             surface,
-            deadlines,
-            watches,
-            stopping: stopping_too,
+            deadlines: deadlines.clone(),
+            watches: watches.clone(),
+            stopping: stopping.clone(),
             unmounter: unmounter.clone(),
         };
         let first = keep.serve()?;
@@ -122,20 +121,10 @@ impl Keep {
         let covered = File::open(point).map_err(storage)?;
         // fusermount3 refuses a mountpoint that it could not write to.
         covered.set_permissions(Permissions::from_mode(0o700)).map_err(storage)?;
-        let (fs, deadlines) = (self.broker.clone(), self.deadlines.clone());
-        let (adapter, inodes) = match self.surface {
-            Surface::Read => {
-                let fs = SecretFs::new(fs, SystemTime::now());
-                let inodes = fs.inodes();
-                (Adapter::new(fs, deadlines), inodes)
-            }
-            Surface::Write => {
-                let fs = SecretFs::to_write(fs, SystemTime::now());
-                let inodes = fs.inodes();
-                let adapter = Adapter::to_write(fs, deadlines);
-                (adapter.map_err(|error| Error::internal("start a thread", error))?, inodes)
-            }
-        };
+        let fs = SecretFs::new(self.broker.clone(), SystemTime::now(), self.surface);
+        let inodes = fs.inodes();
+        let adapter = Adapter::new(fs, self.deadlines.clone())
+            .map_err(|error| Error::internal("start a thread", error))?;
         let session = Session::new(adapter, point, &config(self.surface));
         covered.set_permissions(Permissions::from_mode(0o500)).map_err(storage)?;
         let mut session = session.map_err(|error| unavailable(&error))?;

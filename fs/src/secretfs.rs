@@ -99,23 +99,10 @@ pub enum Surface {
 
 impl SecretFs {
     /// The view onto `broker`; directories bear the time `made`.
-    pub fn new(broker: Arc<Broker>, made: SystemTime) -> Self {
+    pub fn new(broker: Arc<Broker>, made: SystemTime, surface: Surface) -> Self {
         let (inodes, open, next) = (Arc::default(), RwLock::default(), AtomicU64::new(1));
-        Self {
-            broker,
-            inodes,
-            open,
-            next,
-            made,
-            only: None,
-            surface: Surface::Read,
-            scratches: RwLock::default(),
-        }
-    }
-
-    /// As [`Self::new`], of what can be written.
-    pub fn to_write(broker: Arc<Broker>, made: SystemTime) -> Self {
-        Self { surface: Surface::Write, ..Self::new(broker, made) }
+        let scratches = RwLock::default();
+        Self { broker, inodes, open, next, made, only: None, surface, scratches }
     }
 
     /// What is shown.
@@ -125,7 +112,7 @@ impl SecretFs {
 
     /// A view for one grant and those made inside its tree.
     pub fn of_grant(broker: Arc<Broker>, made: SystemTime, live: &LiveGrant) -> Self {
-        Self { only: Some(live.grant.project.clone()), ..Self::new(broker, made) }
+        Self { only: Some(live.grant.project.clone()), ..Self::new(broker, made, Surface::Read) }
     }
 
     /// The inodes of the files of a grant that may be mapped.
