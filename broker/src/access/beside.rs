@@ -74,10 +74,7 @@ impl Broker {
             Ok(scratch) | Err(Some(scratch)) => scratch,
             Err(None) => return Err(Refusal::Full),
         };
-        // A withdrawal that came first has not found it.
-        if live.ended().is_some() || self.autolock.has_locked() {
-            live.scratches.wipe();
-        }
+        self.wipe_what_came_late(&live);
         let delivery = Delivery::of_scratch(live, name.clone(), scratch.clone());
         self.autolock.used(&delivery);
         Ok((scratch, delivery))
@@ -188,11 +185,15 @@ impl Broker {
         if LiveGrant::is_memory_full() || !live.scratches.vacate(old, new, live.grant.id, value) {
             return Err(Refusal::Full.into());
         }
-        // A withdrawal, or a lock, that came first has not found it.
+        self.wipe_what_came_late(live);
+        Ok(())
+    }
+
+    /// A withdrawal, or a lock, that came before a file was made has not found it.
+    fn wipe_what_came_late(&self, live: &LiveGrant) {
         if live.ended().is_some() || self.autolock.has_locked() {
             live.scratches.wipe();
         }
-        Ok(())
     }
 
     /// Whether the name is a binding's of the caller's grant whose content was moved away: who makes a file of that
