@@ -155,7 +155,8 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Takes in everything that has happened to children.
+    /// Takes in everything that has happened to children. A grant that ends with its command is kept all the same
+    /// while anybody of its tree lives: whoever is outside a tree has the user's own authority.
     fn reap(&mut self, link: &mut Option<UnixStream>) -> Left {
         let mut ended = None;
         let left = loop {
@@ -183,7 +184,7 @@ impl<'a> Keeper<'a> {
         {
             ended.send(&link);
         }
-        if ending.is_some() { Left::Nobody } else { Left::Somebody }
+        left
     }
 
     /// The command stopped, goes on, or ended: then what is to be said of it, unless it was started again.

@@ -1,6 +1,9 @@
 //! What may a process inside a tree do with `kin`, and what becomes of nested grants?
 
-use kin_tests::{Actor, Part, World, binary, eventually, process};
+use std::thread::sleep;
+use std::time::Duration;
+
+use kin_tests::{Actor, Part, World, binary, eventually, process, record};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -52,6 +55,23 @@ fn inside_a_tree_the_users_own_authority_ends() {
     // A grant that ended is no way out of its tree.
     assert_eq!(inside(&member, &["reveal", "db/url", "--yes"]).0, 5);
     assert_eq!(inside(&member, &["run", "--", "true"]).0, 5);
+}
+
+#[test]
+fn what_outlives_a_grant_that_ended_with_its_command_is_still_inside_a_tree() {
+    let world = World::ready();
+    let member = world.member(&["--end-with-child"]);
+    let left = world.left_by(&member);
+    assert!(member.finish().success());
+    eventually("the grant ends", SOON, || left.cat(&world.file(DATABASE)) == Err(REFUSED));
+    // Whatever was to follow on the command's end has had its time.
+    sleep(Duration::from_secs(1));
+    for args in [&["reveal", "db/url", "--yes"][..], &["run", "--", "true"], &["trust", "--yes"]] {
+        assert_eq!(inside(&left, args).0, 5, "{args:?}");
+    }
+    let records = world.audit();
+    let ended = record::of(&records, "grant.expire");
+    assert_eq!(ended.iter().map(|line| record::reason(line)).collect::<Vec<_>>(), ["command_exit"]);
 }
 
 #[test]
