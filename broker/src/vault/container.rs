@@ -7,12 +7,14 @@
 //! It may be for others too (a recovery key, a colleague). For each of them the root of the vault's keys is
 //! sealed with a key that only they and the owner have in common, so that they can tell it from a forgery.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use base64ct::{Base64, Encoding};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use kin_policy::{GrantId, Reference};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
@@ -94,20 +96,22 @@ pub(super) struct Version {
     pub(super) sealed: Option<Sealed>,
 }
 
-/// Nonce, ciphertext and tag; base64 in JSON. A copy shares its bytes.
+/// Nonce, ciphertext and tag; base64 in JSON, by code that is fast: this is no secret. A copy shares its bytes.
 #[derive(Clone)]
 pub(super) struct Sealed(pub(super) Arc<[u8]>);
 
 impl Serialize for Sealed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&Base64::encode_string(&self.0))
+        serializer.serialize_str(&BASE64_STANDARD.encode(&self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for Sealed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let bytes = Base64::decode_vec(&text).map_err(|_| serde::de::Error::custom("not base64"))?;
+        #[derive(Deserialize)]
+        struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
+        let Text(text) = Text::deserialize(deserializer)?;
+        let bytes = BASE64_STANDARD.decode(&*text).map_err(|_| serde::de::Error::custom("not base64"))?;
         Ok(Self(bytes.into()))
     }
 }
@@ -176,7 +180,8 @@ impl Content {
 
     /// The file.
     pub(super) fn encode(&self, keys: &Keys) -> Result<Vec<u8>> {
-        let json = serde_json::to_vec(self).map_err(|error| Error::internal("write the vault", error))?;
+        let mut json = Vec::with_capacity(self.room());
+        serde_json::to_writer(&mut json, self).map_err(|error| Error::internal("write the vault", error))?;
         let payload = Zeroizing::new(authenticate::sign(&keys.mac, json));
         let others = self.recipients.iter().map(|other| age::x25519::Recipient::from_str(&other.recipient));
         let others: Vec<_> =
@@ -184,6 +189,18 @@ impl Content {
         let all = others.iter().chain(std::iter::once(&keys.owner));
         age_file::encrypt_to(&payload, all.map(|of| of as &dyn age::Recipient))
             .map_err(|error| Error::internal("encrypt the vault", error))
+    }
+
+    /// Bytes that its JSON takes, or a few more: a buffer that grows is copied, and wiped, each time.
+    fn room(&self) -> usize {
+        let of_version = |version: &Version| {
+            let sealed = version.sealed.as_ref().map_or(0, |sealed| sealed.0.len());
+            256 + sealed * 4 / 3 + version.note.as_ref().map_or(0, String::len)
+        };
+        let of_secret = |(name, record): (&Reference, &Record)| {
+            name.as_str().len() + record.versions.iter().map(of_version).sum::<usize>()
+        };
+        4096 + self.secrets.iter().map(of_secret).sum::<usize>()
     }
 
     /// Reads the owner's file. Nothing is parsed before all of it is decrypted and authenticated.
