@@ -47,6 +47,11 @@ impl Responder {
         Ok(Self { child, requests, answers, unread: Vec::new() })
     }
 
+    /// Its pid.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends one line.
     pub(crate) fn send(&mut self, line: &str) -> Result<()> {
         let pipe = self.requests.as_mut().ok_or("the child's input is closed")?;

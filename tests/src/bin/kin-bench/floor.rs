@@ -69,6 +69,11 @@ impl Floor {
         }
     }
 
+    /// The pid of its server.
+    pub(crate) fn server(&self) -> Result<u32> {
+        self.server.as_ref().map(Responder::pid).ok_or_else(|| "the floor has ended".into())
+    }
+
     /// The file that it serves.
     pub(crate) fn file(&self) -> PathBuf {
         self.mountpoint.path().join(DIRECTORY).join(FILE)

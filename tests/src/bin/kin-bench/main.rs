@@ -8,6 +8,7 @@
 mod audit;
 mod check;
 mod children;
+mod cores;
 mod floor;
 mod lifetimes;
 mod load;
@@ -81,6 +82,7 @@ fn measure(options: &Options) -> Result<()> {
     report.identity = world.identity()?;
     let at_start = record::verify_time(&world)?;
     report.opens = opens::warm(&world, &floor)?;
+    report.opens_on_one_core = opens::on_one_core(&world, &floor)?;
     report.first = opens::first(&world, &floor)?;
     progress("kin run -- true");
     report.run = lifetimes::run_true(&world)?;
@@ -102,6 +104,7 @@ fn measure(options: &Options) -> Result<()> {
 
     progress("the check alone");
     report.check = opens::checked(&floor)?;
+    report.check_on_one_core = opens::checked_on_one_core(&floor)?;
     drop(floor);
     progress("10,000 grants");
     report.crowd = load::crowd(&options.kin)?;

@@ -6,12 +6,14 @@ use std::path::Path;
 
 use crate::Result;
 use crate::children::{Responder, own};
+use crate::cores::OneCore;
 use crate::floor::{Floor, SIZE};
 use crate::statistics::median;
 use crate::world::{FILE, World};
 
 /// Processes from the command that was wrapped, which is 1, to the reader.
 const DEPTHS: [u32; 4] = [1, 4, 16, 64];
+const CHECKED_DEPTHS: [u32; 2] = [1, 64];
 const FIRST_DEPTHS: [u32; 2] = [4, 64];
 
 const BLOCKS: usize = 24;
@@ -56,35 +58,46 @@ pub(crate) struct First {
 
 /// Every depth, with one client and with two.
 pub(crate) fn warm(world: &World, floor: &Floor) -> Result<Vec<Warm>> {
-    let mut all = Vec::new();
-    for clients in [1, 2] {
-        for depth in DEPTHS {
-            let chain = depth.to_string();
-            let part = ["chain", &chain, "opens"];
-            let mut members = several(clients, || world.member(&[&part[..], &[FILE]].concat()))?;
-            let mut outside = several(clients, || beside(&part, &floor.file()))?;
-            let (kin_ns, floor_ns) = take_turns(&mut members, &mut outside)?;
-            all.push(Warm { depth, clients, floor_ns, kin_ns });
-        }
-    }
-    Ok(all)
+    let rows = [1, 2].into_iter().flat_map(|clients| DEPTHS.map(|depth| (depth, clients)));
+    rows.map(|row| compare(row, member_of(world), floor)).collect()
+}
+
+/// Every depth, with one client on the core of the broker, or of the floor's server.
+pub(crate) fn on_one_core(world: &World, floor: &Floor) -> Result<Vec<Warm>> {
+    let _held = OneCore::take(&[world.broker()?, floor.server()?])?;
+    DEPTHS.iter().map(|depth| compare((*depth, 1), member_of(world), floor)).collect()
 }
 
 /// The check alone, at the least and the greatest depth: [`Warm::kin_ns`] is the checked floor's.
 pub(crate) fn checked(floor: &Floor) -> Result<Vec<Warm>> {
     let mut checked = Floor::start_checked()?;
-    let mut all = Vec::new();
-    for clients in [1, 2] {
-        for depth in [1, 64] {
-            let chain = depth.to_string();
-            let part = ["chain", &chain, "opens"];
-            let mut members = several(clients, || checked.member(&part))?;
-            let mut outside = several(clients, || beside(&part, &floor.file()))?;
-            let (kin_ns, floor_ns) = take_turns(&mut members, &mut outside)?;
-            all.push(Warm { depth, clients, floor_ns, kin_ns });
-        }
-    }
-    Ok(all)
+    let rows = [1, 2].into_iter().flat_map(|clients| CHECKED_DEPTHS.map(|depth| (depth, clients)));
+    rows.map(|row| compare(row, |part| checked.member(part), floor)).collect()
+}
+
+/// The same with one client on the core of the server.
+pub(crate) fn checked_on_one_core(floor: &Floor) -> Result<Vec<Warm>> {
+    let mut checked = Floor::start_checked()?;
+    let _held = OneCore::take(&[checked.server()?, floor.server()?])?;
+    CHECKED_DEPTHS.iter().map(|depth| compare((*depth, 1), |part| checked.member(part), floor)).collect()
+}
+
+fn member_of(world: &World) -> impl FnMut(&[&str]) -> Result<Responder> {
+    |part| world.member(&[part, &[FILE]].concat())
+}
+
+/// One row: so many readers so deep below a root, beside as many of the floor.
+fn compare(
+    (depth, clients): (u32, usize),
+    mut member: impl FnMut(&[&str]) -> Result<Responder>,
+    floor: &Floor,
+) -> Result<Warm> {
+    let chain = depth.to_string();
+    let part = ["chain", &chain, "opens"];
+    let mut members = several(clients, || member(&part))?;
+    let mut outside = several(clients, || beside(&part, &floor.file()))?;
+    let (kin_ns, floor_ns) = take_turns(&mut members, &mut outside)?;
+    Ok(Warm { depth, clients, floor_ns, kin_ns })
 }
 
 /// The same cycle on tmpfs, one client; `None` where `/dev/shm` is none.

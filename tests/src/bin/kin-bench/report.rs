@@ -21,10 +21,14 @@ pub(crate) struct Report {
     pub(crate) tmpfs_ns: Option<u64>,
     /// Warm opens.
     pub(crate) opens: Vec<Warm>,
+    /// Warm opens, each reader on the core of its server.
+    pub(crate) opens_on_one_core: Vec<Warm>,
     /// First opens.
     pub(crate) first: Vec<First>,
     /// Warm opens of a floor that checks.
     pub(crate) check: Vec<Warm>,
+    /// The same on one core.
+    pub(crate) check_on_one_core: Vec<Warm>,
     /// Many grants; `None` where they have no room.
     pub(crate) crowd: Option<Crowd>,
     /// Many denials.
@@ -56,7 +60,9 @@ impl Report {
         let mut put = |key: String, value: f64| figures.insert(key, json!((value * 1000.0).round() / 1000.0));
         for (opens, start, suffix) in [
             (&self.opens, "open", ""),
+            (&self.opens_on_one_core, "open", "_one_core"),
             (&self.check, "check", ""),
+            (&self.check_on_one_core, "check", "_one_core"),
             (&self.opens_fallback, "open", "_fallback"),
         ] {
             for warm in opens {
@@ -96,14 +102,17 @@ impl Report {
         let tmpfs = self.tmpfs_ns.map_or("no tmpfs here".into(), |ns| format!("{:.1} µs", us(ns)));
         line(&mut text, "open + read + close of 64 bytes, warm, in µs (tmpfs: ", &(tmpfs + ")"));
         line(&mut text, "", &format!("{:<28}{:>9}{:>9}{:>9}", "", "floor", "kin", "ratio"));
-        for (opens, identity) in
-            [(&self.opens, self.identity.as_str()), (&self.opens_fallback, "procfs, forced")]
-        {
-            line(&mut text, "identity: ", identity);
+        let own = format!("identity: {}", self.identity);
+        for (opens, what) in [
+            (&self.opens, own.as_str()),
+            (&self.opens_on_one_core, "the same, reader and server on one core"),
+            (&self.opens_fallback, "identity: procfs, forced"),
+            (&self.check, "the check alone, in the floor's server"),
+            (&self.check_on_one_core, "the same, reader and server on one core"),
+        ] {
+            line(&mut text, what, "");
             opens.iter().for_each(|warm| line(&mut text, "  ", &warm_row(warm)));
         }
-        line(&mut text, "the check alone, in the floor's server", "");
-        self.check.iter().for_each(|warm| line(&mut text, "  ", &warm_row(warm)));
         line(&mut text, "\nfirst open of a new process, p50 in µs: ", "open alone, and with read and close");
         line(&mut text, "", &format!("{:<28}{:>9}{:>9}{:>9}{:>9}", "", "floor", "kin", "floor", "kin"));
         for (first, identity) in
