@@ -2,6 +2,8 @@
 
 mod certificate;
 
+use std::collections::BTreeSet;
+
 use base64ct::{Base64, Encoding};
 use chacha20poly1305::aead::OsRng;
 use chacha20poly1305::aead::rand_core::RngCore;
@@ -11,15 +13,15 @@ use crate::Plaintext;
 use crate::error::{Class, Error, Result};
 use crate::keys::Identity;
 
-/// Exactly 64 characters, so that six random bits choose one without bias; none needs quoting in a shell,
-/// a URL or an .env file.
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// 64 characters, six bits each; none needs quoting in a shell, a URL or an .env file.
+const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const HEX: &[u8; 16] = b"0123456789abcdef";
 /// The most that can be asked for, in bytes or characters.
 const MOST: usize = 4096;
 
-/// Makes a value: `hex[:BYTES]` and `base64[:BYTES]` (32 bytes unless said), `password[:LENGTH]` (24
-/// characters of `A-Z a-z 0-9 - _` unless said, six bits each), `uuid` (version 4, RFC 9562), `age` (an X25519
+/// Makes a value: `hex[:BYTES]` and `base64[:BYTES]` (32 bytes unless said), `password[:LENGTH[:ALPHABET]]`
+/// (24 characters of `A-Z a-z 0-9 - _` unless said; an alphabet is `digits`, `letters`, `alnum`, `printable`, or `=` and
+/// its characters), `uuid` (version 4, RFC 9562), `age` (an X25519
 /// identity), `ssh-ed25519` (a private key in OpenSSH's format), `words[:COUNT]` (7 English words unless said, eleven
 /// bits each), `x509:NAME[,NAME…]` (a private key and a certificate of its own, in PEM). Randomness is the
 /// operating system's.
@@ -30,6 +32,10 @@ pub fn generate(spec: &str) -> Result<Plaintext> {
     if let Some(names) = spec.strip_prefix("x509:") {
         return certificate::make(names);
     }
+    if let Some(rest) = spec.strip_prefix("password:") {
+        let (size, alphabet) = rest.split_once(':').map_or((rest, None), |(size, of)| (size, Some(of)));
+        return password(parse_size(size)?, &alphabet.map_or(Ok(ALPHABET.into()), parse_alphabet)?);
+    }
     let (kind, size) = match spec.split_once(':') {
         Some((kind, size)) => (kind, Some(parse_size(size)?)),
         None => (spec, None),
@@ -37,7 +43,7 @@ pub fn generate(spec: &str) -> Result<Plaintext> {
     match (kind, size) {
         ("hex", size) => hex(&random(size.unwrap_or(32))?),
         ("base64", size) => base64(&random(size.unwrap_or(32))?),
-        ("password", size) => password(size.unwrap_or(24)),
+        ("password", None) => password(24, ALPHABET),
         ("uuid", None) => uuid(),
         ("age", None) => Ok(Plaintext::copy_of(Identity::generate().text().bytes())),
         ("ssh-ed25519", None) => ssh_ed25519(),
@@ -68,10 +74,18 @@ fn base64(bytes: &Plaintext) -> Result<Plaintext> {
     Ok(text)
 }
 
-fn password(len: usize) -> Result<Plaintext> {
-    let mut text = random(len)?;
-    for byte in text.bytes_mut() {
-        *byte = ALPHABET[usize::from(*byte & 63)];
+/// Characters of the alphabet, each as likely as any other: bytes that would favour its first ones are drawn again.
+fn password(len: usize, alphabet: &[u8]) -> Result<Plaintext> {
+    let fair = 256 - 256 % alphabet.len();
+    let mut text = Plaintext::zeroed(len);
+    let mut filled = 0;
+    while filled < len {
+        let drawn = random(len)?;
+        let fair = drawn.bytes().iter().map(|byte| usize::from(*byte)).filter(|byte| *byte < fair);
+        for (place, byte) in text.bytes_mut()[filled..].iter_mut().zip(fair) {
+            *place = alphabet[byte % alphabet.len()];
+            filled += 1;
+        }
     }
     Ok(text)
 }
@@ -120,15 +134,37 @@ fn parse_size(text: &str) -> Result<usize> {
     }
 }
 
+fn parse_alphabet(text: &str) -> Result<Vec<u8>> {
+    let graphic = |byte: &u8| byte.is_ascii_graphic();
+    let of = |wanted: fn(&u8) -> bool| Ok((0..=0x7f).filter(wanted).collect());
+    match text {
+        "digits" => of(u8::is_ascii_digit),
+        "letters" => of(u8::is_ascii_alphabetic),
+        "alnum" => of(u8::is_ascii_alphanumeric),
+        "printable" => of(u8::is_ascii_graphic),
+        _ => {
+            let own = text.strip_prefix('=').map(str::as_bytes).unwrap_or_default();
+            let each_once = own.iter().collect::<BTreeSet<_>>().len() == own.len();
+            match own.len() >= 2 && each_once && own.iter().all(graphic) {
+                true => Ok(own.to_vec()),
+                false => Err(bad(
+                    "an alphabet is digits, letters, alnum, printable, or = and its characters: at least two of \
+                     ASCII, each once",
+                )),
+            }
+        }
+    }
+}
+
 fn bad(why: &str) -> Error {
     Error::new(Class::Usage, "bad_generate", format!("cannot generate that: {why}")).hint(
-        "hex[:BYTES], base64[:BYTES], password[:LENGTH], uuid, age, ssh-ed25519, words[:COUNT] or x509:NAME",
+        "hex[:BYTES], base64[:BYTES], password[:LENGTH[:ALPHABET]], uuid, age, ssh-ed25519, words[:COUNT] or \
+         x509:NAME",
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::process::Command;
 
     use super::*;
@@ -149,13 +185,26 @@ mod tests {
 
     #[test]
     fn a_password_uses_its_whole_alphabet_evenly() {
-        let mut counts = [0_u32; 256];
-        for byte in (0..16).flat_map(|_| text("password:4096").into_bytes()) {
-            counts[usize::from(byte)] += 1;
+        for (spec, size) in [
+            ("password:4096", 64),
+            ("password:4096:digits", 10),
+            ("password:4096:letters", 52),
+            ("password:4096:alnum", 62),
+            ("password:4096:printable", 94),
+            ("password:4096:=ab:", 3),
+        ] {
+            let mut counts = std::collections::BTreeMap::new();
+            for byte in (0..16).flat_map(|_| text(spec).into_bytes()) {
+                *counts.entry(byte).or_insert(0_u32) += 1;
+            }
+            // 65,536 characters: so many each, with a standard deviation of less than the root; ten of those are
+            // never seen.
+            let each = 65_536.0 / f64::from(size);
+            assert_eq!(counts.len(), size as usize, "{spec}");
+            let even = |count: &u32| (f64::from(*count) - each).abs() < 10.0 * each.sqrt();
+            assert!(counts.values().all(even), "{spec}: {counts:?}");
         }
-        // 65,536 characters: 1024 each, with a standard deviation of 32; ten of them are never seen.
-        assert_eq!(ALPHABET.iter().collect::<BTreeSet<_>>().len(), 64);
-        assert!(ALPHABET.iter().all(|byte| counts[usize::from(*byte)].abs_diff(1024) < 320), "{counts:?}");
+        assert!(text("password:200:=<>").bytes().all(|byte| b"<>".contains(&byte)));
     }
 
     #[test]
@@ -237,6 +286,15 @@ mod tests {
             "HEX",
             "base64:x",
             "password:0",
+            "password:",
+            "password::digits",
+            "password:8:",
+            "password:8:vowels",
+            "password:8:=",
+            "password:8:=a",
+            "password:8:=aa",
+            "password:8:=a b",
+            "password:8:=äö",
             "ssh-ed25519:1",
             "ssh-rsa",
             "uuid:4",

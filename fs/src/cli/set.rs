@@ -59,8 +59,9 @@ pub(super) struct Source {
     /// Read the value from a file, byte for byte
     #[arg(long, value_name = "F", group = "source")]
     from_file: Option<PathBuf>,
-    /// Let the broker make the value, which nobody sees: hex:32 (32 random bytes), words:7, ssh-ed25519 (a private
-    /// key), x509:localhost (a private key and its certificate)
+    /// Let the broker make the value, which nobody sees: hex:32 and base64:32 (32 random bytes), password:24,
+    /// password:6:digits (or letters, alnum, printable, =abc…), words:7, uuid, age and ssh-ed25519 (a private key),
+    /// x509:localhost (a private key and its certificate)
     #[arg(long, value_name = "SPEC", group = "source")]
     generate: Option<String>,
 }

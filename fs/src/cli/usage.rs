@@ -59,7 +59,17 @@ fn reshape(error: &clap::Error, arguments: &[OsString]) -> Error {
         ErrorKind::TooManyValues => format!("{} takes no value", argument.join(" ")),
         _ => format!("bad arguments: {}", error.kind()),
     };
-    Error::new(Class::Usage, "usage", message).hint(usage_line(verb))
+    let hint = match verb {
+        Some(verb) if wants_a_value(error) => format!("`kin help {verb}` says what it takes"),
+        verb => usage_line(verb),
+    };
+    Error::new(Class::Usage, "usage", message).hint(hint)
+}
+
+/// Whether an option stands there without its value.
+fn wants_a_value(error: &clap::Error) -> bool {
+    let value = context(error, ContextKind::InvalidValue);
+    error.kind() == ErrorKind::InvalidValue && value.first().is_none_or(String::is_empty)
 }
 
 /// A value was written where every process of the machine can read it.
@@ -84,11 +94,11 @@ fn bad_value(error: &clap::Error, argument: &[String], quiet: bool) -> String {
     let value = context(error, ContextKind::InvalidValue);
     let known = context(error, ContextKind::ValidValue);
     match value.first() {
-        Some(value) if !value.is_empty() && !quiet && !known.is_empty() => {
+        _ if wants_a_value(error) => format!("{argument} needs a value"),
+        Some(value) if !quiet && !known.is_empty() => {
             format!("{} is none of {}", quoted(std::slice::from_ref(value)), known.join(", "))
         }
-        Some(value) if !value.is_empty() => format!("{argument} cannot be that"),
-        _ => format!("{argument} needs a value"),
+        _ => format!("{argument} cannot be that"),
     }
 }
 
