@@ -1,6 +1,5 @@
 //! May this reader have this file, and what does it get? The way of one open, step by step.
 
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -297,7 +296,7 @@ impl Broker {
             return Err(Refusal::Broken);
         };
         let (program, project) = (known.program(), &live.grant.project);
-        let reader = facts(known, &program, caller);
+        let reader = known.facts(&program, caller.uid);
         let (grant, elsewhere) = (live.grant.id, judged.subject.elsewhere());
         let event = match versions {
             [(reference, version)] if live.rendered(file).is_none() => {
@@ -482,7 +481,7 @@ impl Broker {
             Ancestry::default(),
         );
         let reader = match &judged.subject.known {
-            Ok(known) => facts(known, &program, caller),
+            Ok(known) => known.facts(&program, caller.uid),
             Err(_) => ReaderFacts {
                 tid: Tid::new(caller.tid),
                 process: None,
@@ -538,17 +537,6 @@ fn is_pinned(live: &LiveGrant, action: Action, file: Option<&FileName>) -> bool 
 /// wiped then has no value any more, also after an unlock: it is for a new open to get one.
 fn withheld(live: &LiveGrant) -> Refusal {
     Refusal::Denied(live.ended().map_or(Denial::Suspended, Denial::Ended))
-}
-
-fn facts<'a>(known: &'a Known, program: &'a Program, caller: Caller) -> ReaderFacts<'a> {
-    ReaderFacts {
-        tid: Some(known.lineage().tid),
-        process: Some(known.lineage().process),
-        uid: Some(caller.uid),
-        exe: program.exe.as_ref().map(|exe| exe.as_os_str().as_bytes()),
-        comm: &program.comm,
-        chain: known.ancestry(),
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! What does the broker answer, and to whom? Inside a grant's tree less is allowed than outside.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use kin_policy::{Ending, ExePin, FileName, Reference, decide_reveal};
+use kin_policy::{Ending, ExePin, FileName, Permit, Reference, decide_reveal};
 
-use crate::audit::{Event, PolicyChange, VaultChange};
+use crate::audit::{Event, Logged, PolicyChange, VaultChange};
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{
@@ -12,11 +13,11 @@ use crate::control::protocol::{
     PinInfo, Question, Remembered, RenderedInfo, Request, SecretInfo, Status, TreeProcess, TrustState,
     VaultStatus, Withdrawn,
 };
-use crate::control::{Enclosed, Peer, Reply, document};
-use crate::custody::{Asker, Custody, vault_event};
+use crate::control::{Behalf, Enclosed, Peer, Reply, document, with_asker};
+use crate::custody::{Asker, Custody, version_event};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
-use crate::identity::tree_of;
+use crate::identity::{Known, tree_of};
 use crate::manifest::{FileRecipe, Manifest};
 use crate::sys::memory::{self, Plaintext};
 use crate::vault::Facts;
@@ -31,6 +32,7 @@ impl Broker {
         let Request { question, session_bus, .. } = request;
         let Enclosed { value, device, staged } = with;
         let bus = session_bus.as_deref();
+        let _behalf = is_a_persons(&question).then(|| Behalf::of(self.known(peer)));
         if let Some(verb) = forbidden_inside(&question) {
             self.outside_every_tree(peer, verb)?;
         }
@@ -127,9 +129,25 @@ impl Broker {
             return Ok(());
         }
         let asked = peer.held.process().pid;
-        self.record(&Event::SockDeny { verb, reason: "inside_a_tree", peer: Some(asked) })?;
+        let reason = "inside_a_tree";
+        self.record(&Event::SockDeny { verb, reason, peer: Some(asked), asker: None })?;
         let message = format!("`kin {verb}` is refused inside a grant's tree");
         Err(Error::new(Class::Denied, "inside_a_tree", message).hint("run it in a terminal of your own"))
+    }
+
+    /// What is known of the process at the other end, where it still is the one that connected.
+    fn known(&self, peer: &Peer) -> Option<Arc<Known>> {
+        let known = self.identifier.identify(peer.held.process().pid.get(), &self.grants).ok()?;
+        known.identity().is_same(&peer.held.identity()).then_some(known)
+    }
+
+    /// Writes down that a person is given a value; the record says who asked.
+    ///
+    /// # Errors
+    /// Those of the record.
+    pub(crate) fn log_for_a_person(&self, permit: Permit, event: &Event<'_>) -> Result<Logged<Permit>> {
+        with_asker(|asker| self.audit.append_permit(permit, &event.asked_by(asker), || Ok(()), || ()))
+            .map_err(Error::from)
     }
 
     fn set(&self, new: NewVersion, value: Option<Plaintext>, bus: Option<&str>) -> Result<SecretInfo> {
@@ -179,9 +197,8 @@ impl Broker {
         let (info, now) = (self.info(reference)?, clock::unix_seconds());
         version.map(|version| opened.vault.check_version(reference, version, now)).transpose()?;
         let permit = decide_reveal(reference, false, confirmed).ok_or_else(|| confirmation("reveal"))?;
-        let which = version.map(|version| format!("version {version}"));
-        let event = vault_event(VaultChange::Reveal, Some(reference), which.as_deref());
-        let logged = self.audit.append_permit(permit, &event, || Ok(()), || ()).map_err(Error::from)?;
+        let revealed = (reference, version.unwrap_or(info.version));
+        let logged = self.log_for_a_person(permit, &version_event(VaultChange::Reveal, revealed, None))?;
         let value = match version {
             Some(version) => opened.vault.unseal_version(&logged, version, now)?,
             None => opened.vault.unseal(&logged)?,
@@ -250,6 +267,7 @@ impl Broker {
             directory: &manifest.directory,
             hash: Some(&manifest.hash),
             reason: None,
+            asker: None,
         })?;
         Ok(self.inspect(manifest))
     }
@@ -264,6 +282,7 @@ impl Broker {
             directory: &directory,
             hash: None,
             reason: None,
+            asker: None,
         })
     }
 
@@ -406,6 +425,20 @@ fn forbidden_inside(question: &Question) -> Option<&'static str> {
         Question::Untrust { .. } => Some("untrust"),
         _ => None,
     }
+}
+
+/// Whether what it leads to is recorded with who asked. A keeper and a look ask on nobody's behalf.
+fn is_a_persons(question: &Question) -> bool {
+    let ends = matches!(question, Question::Lock | Question::Revoke { .. });
+    let opens = matches!(
+        question,
+        Question::List
+            | Question::Show { .. }
+            | Question::History { .. }
+            | Question::RecoveryList
+            | Question::Inspect { .. }
+    );
+    ends || opens || forbidden_inside(question).is_some()
 }
 
 fn plain(answer: &impl serde::Serialize) -> Result<Reply> {

@@ -38,7 +38,7 @@ impl Broker {
         files::write_atomic(path, &file)?;
         let again = files::read_private(path, LIMIT)?.unwrap_or_default();
         let again = Vault::of_backup(&Place::of(&self.directories), path, &again, &opened.identity)?;
-        self.record(&vault_event(VaultChange::Backup, None, None))?;
+        self.record(&vault_event(VaultChange::Backup, None, Some(&path.to_string_lossy())))?;
         let (secrets, generation) = (again.list().len(), vault.generation());
         Ok(BackupMade { path: path.to_owned(), identity: beside, secrets, generation })
     }
@@ -73,7 +73,7 @@ impl Broker {
         let replaces = open.as_ref().map(|opened| opened.vault.list().len());
         let restored = Restored { secrets: vault.list().len(), generation: vault.generation(), replaces };
         if confirmed {
-            self.record(&vault_event(VaultChange::Restore, None, None))?;
+            self.record(&vault_event(VaultChange::Restore, None, Some(&path.to_string_lossy())))?;
             vault.restore()?;
             let trust = open.map(|opened| opened.trust.clone());
             self.open_up(&changing, identity, vault, key, trust)?;

@@ -13,6 +13,7 @@ use crate::audit::{self, AuditLog, Event};
 use crate::autolock::Autolock;
 use crate::clock;
 use crate::config::Config;
+use crate::control::with_asker;
 use crate::custody::Custody;
 use crate::error::{Class, Error, Result};
 use crate::executables::{Executables, Unhashed};
@@ -118,7 +119,7 @@ impl Broker {
     /// # Errors
     /// `audit_failed` (storage) where it could not be written.
     pub(crate) fn record(&self, event: &Event<'_>) -> Result<()> {
-        self.audit.append(event).map(drop).map_err(|error| error.into())
+        with_asker(|asker| self.audit.append(&event.asked_by(asker))).map(drop).map_err(Error::from)
     }
 
     /// Ends one grant and those made inside it: no open is recorded after this returns, no read served.
@@ -128,7 +129,8 @@ impl Broker {
             return false;
         }
         // The withdrawal itself does not wait for its record: it is safer done than written.
-        let _ = self.record(&Event::GrantEnd { grant: live.grant.id, project: &live.grant.project, ending });
+        let (grant, project) = (live.grant.id, &live.grant.project);
+        let _ = self.record(&Event::GrantEnd { grant, project, ending, asker: None });
         self.grants.forget_deadline(&live.grant);
         self.rotation.forget(live.grant.id);
         live.wipe_deliveries();

@@ -241,6 +241,7 @@ impl Broker {
                 directory: &self.directories.data,
                 hash: None,
                 reason: Some("trust_unauthenticated"),
+                asker: None,
             })?;
         }
         Ok(trust)
@@ -269,7 +270,7 @@ impl Broker {
         self.unlock(Asker::Person, None, session_bus)?;
         self.change_vault(|vault| vault.set(reference, value, facts, clock::unix_seconds())).and_then(
             |info| {
-                self.record(&vault_event(VaultChange::Write, Some(reference), None))?;
+                self.record(&version_event(VaultChange::Write, (reference, info.version), None))?;
                 Ok(info)
             },
         )
@@ -280,7 +281,7 @@ impl Broker {
         let now = clock::unix_seconds();
         let info = self.change_vault(|vault| vault.bring_back(reference, version, facts, now))?;
         let from = format!("from version {version}");
-        self.record(&vault_event(VaultChange::Write, Some(reference), Some(&from)))?;
+        self.record(&version_event(VaultChange::Write, (reference, info.version), Some(&from)))?;
         Ok(info)
     }
 
@@ -292,7 +293,7 @@ impl Broker {
     ) -> Result<SecretInfo> {
         self.unlock(Asker::Person, None, session_bus)?;
         self.change_vault(|vault| vault.remove(reference)).and_then(|info| {
-            self.record(&vault_event(VaultChange::Remove, Some(reference), None))?;
+            self.record(&version_event(VaultChange::Remove, (reference, info.version), None))?;
             Ok(info)
         })
     }
@@ -334,5 +335,14 @@ pub(crate) fn vault_event<'a>(
     reference: Option<&'a Reference>,
     reason: Option<&'a str>,
 ) -> Event<'a> {
-    Event::Vault { change, reference, reason }
+    Event::Vault { change, reference, version: None, reason, asker: None }
+}
+
+/// As [`vault_event`], of one version of a secret.
+pub(crate) fn version_event<'a>(
+    change: VaultChange,
+    (reference, version): (&'a Reference, u64),
+    reason: Option<&'a str>,
+) -> Event<'a> {
+    Event::Vault { change, reference: Some(reference), version: Some(version), reason, asker: None }
 }

@@ -220,9 +220,11 @@ impl Log {
             Event::Vault {
                 change: VaultChange::Write,
                 reference: Some(&reference),
+                version: Some(2),
                 reason: Some("\u{1b}[2J"),
+                asker: None,
             },
-            Event::GrantEnd { grant, project: &project, ending: kin_policy::Ending::Revoked },
+            Event::GrantEnd { grant, project: &project, ending: kin_policy::Ending::Revoked, asker: None },
             Event::MountLost,
         ];
         events.iter().try_for_each(|event| log.append(event).ok().map(drop))?;

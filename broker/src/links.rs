@@ -122,7 +122,14 @@ impl Broker {
         path: &FilePath,
     ) -> Result<()> {
         let what = format!("{file} at {path}");
-        self.record(&Event::Policy { change, project: None, directory, hash: None, reason: Some(&what) })
+        self.record(&Event::Policy {
+            change,
+            project: None,
+            directory,
+            hash: None,
+            reason: Some(&what),
+            asker: None,
+        })
     }
 
     /// Takes links of a project away that kin made and that are still the same; a file that one had replaced
@@ -161,7 +168,8 @@ impl Broker {
         let kept = linked.kept.as_ref().filter(|_| restore);
         let value = match kept {
             Some(kept) => {
-                let logged = self.logged(VaultChange::Reveal, &kept.reference, "restore")?;
+                let version = opened.vault.version(&kept.reference).unwrap_or(0);
+                let logged = self.logged(VaultChange::Reveal, (&kept.reference, version), "restore")?;
                 Some((opened.vault.unseal(&logged)?, kept.mode))
             }
             None => None,

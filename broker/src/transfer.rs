@@ -11,7 +11,7 @@ use crate::control::protocol::SecretInfo;
 use crate::control::transfer::{
     ExportKey, ExportMade, ExportRequest, ImportInfo, ImportRequest, ImportState, StageExport, StagedEntry,
 };
-use crate::custody::{Asker, Opened, vault_event};
+use crate::custody::{Asker, Opened, version_event};
 use crate::error::{Class, Error, Result};
 use crate::sys::memory::Plaintext;
 use crate::vault::{Facts, Place, Vault};
@@ -182,7 +182,7 @@ impl Broker {
         })?;
         for (incoming, info) in new {
             let reference = &incoming.reference;
-            let logged = self.logged(VaultChange::Write, reference, reason)?;
+            let logged = self.logged(VaultChange::Write, (reference, info.version), reason)?;
             let there = written.unseal_version(&logged, info.version, now)?;
             if there.bytes() != incoming.value.bytes() {
                 let message = format!("the vault does not give {reference} back as it was written");
@@ -221,7 +221,8 @@ impl Broker {
         value: &Plaintext,
         reason: &str,
     ) -> Result<bool> {
-        let logged = self.logged(VaultChange::Compare, reference, reason)?;
+        let version = opened.vault.version(reference).unwrap_or(0);
+        let logged = self.logged(VaultChange::Compare, (reference, version), reason)?;
         Ok(opened.vault.unseal(&logged)?.bytes() == value.bytes())
     }
 
@@ -229,13 +230,12 @@ impl Broker {
     pub(crate) fn logged(
         &self,
         change: VaultChange,
-        reference: &Reference,
+        (reference, version): (&Reference, u64),
         reason: &str,
     ) -> Result<audit::Logged<kin_policy::Permit>> {
         let permit = decide_reveal(reference, false, true)
             .ok_or_else(|| Error::internal("permit a value", "a person has not agreed"))?;
-        let event = vault_event(change, Some(reference), Some(reason));
-        self.audit.append_permit(permit, &event, || Ok(()), || ()).map_err(Error::from)
+        self.log_for_a_person(permit, &version_event(change, (reference, version), Some(reason)))
     }
 
     /// Writes secrets to a file that is encrypted to others, where nothing may be.
@@ -259,7 +259,8 @@ impl Broker {
             chosen.push(info);
         }
         let content = document::write(&chosen, clock::unix_seconds(), |info: &SecretInfo| {
-            let logged = self.logged(VaultChange::Export, &info.reference, &seal.name())?;
+            let exported = (&info.reference, info.version);
+            let logged = self.logged(VaultChange::Export, exported, &seal.name())?;
             opened.vault.unseal(&logged)
         })?;
         let file = seal.close(&content)?;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, Permit};
 
-use super::{Broker, Caller, Halt, Judged, Program, Refusal, facts, unsealing, versions, withheld};
+use super::{Broker, Caller, Halt, Judged, Program, Refusal, unsealing, versions, withheld};
 use crate::audit::{Event, Op, VaultChange};
 use crate::clock;
-use crate::custody::vault_event;
+use crate::custody::version_event;
 use crate::delivery::{Delivery, Untaken};
 use crate::error::{Class, Error, Result as Outcome};
 use crate::grants::LiveGrant;
@@ -214,7 +214,8 @@ impl Broker {
         let stored = self.change_vault(|vault| {
             if vault.has(permit, value)? {
                 // It could have been a guess.
-                let compared = vault_event(VaultChange::Compare, Some(reference), Some("write"));
+                let current = (reference, vault.version(reference).unwrap_or(0));
+                let compared = version_event(VaultChange::Compare, current, Some("write"));
                 return self.record(&compared).inspect_err(|_| refused = Some(Refusal::NotRecorded));
             }
             let now = clock::unix_seconds();
@@ -248,7 +249,7 @@ impl Broker {
             return Err(Refusal::Broken);
         };
         let project = &live.grant.project;
-        let reader = facts(known, program, *caller);
+        let reader = known.facts(program, caller.uid);
         let (grant, elsewhere) = (live.grant.id, judged.subject.elsewhere());
         let event = Event::Write { op, grant, project, file, reference, version, elsewhere, reader };
         let (permit, place) = ((permit.clone(), &event), (project, file));

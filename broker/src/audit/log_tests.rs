@@ -97,7 +97,8 @@ fn d03_no_allow_follows_the_record_of_a_withdrawal() {
             std::thread::sleep(Duration::from_micros(300));
             valid.store(false, Ordering::SeqCst);
             let ending = kin_policy::Ending::Revoked;
-            let end = log.append(&Event::GrantEnd { grant: scene.grant, project, ending }).unwrap();
+            let end =
+                log.append(&Event::GrantEnd { grant: scene.grant, project, ending, asker: None }).unwrap();
             openers.into_iter().map(|opener| opener.join().unwrap()).all(|last| last < end)
         });
         assert!(seqs);

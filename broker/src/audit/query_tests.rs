@@ -25,11 +25,23 @@ fn sample() -> tempfile::TempDir {
     let hostile = b"\"reference\":\"db/url\",\"project\":\"api\",\"grant\":\"abab";
     log.deny(&Denied { project: b"web", file: Some(hostile), ..scene.denied(301) });
     log.deny(&Denied { project: b"ap", op: super::super::Op::Read, ..scene.denied(302) });
-    log.append(&Event::Vault { change: VaultChange::Write, reference: Some(&other), reason: None }).unwrap();
-    log.append(&Event::SockDeny { verb: "reveal", reason: "inside_tree", peer: kin_policy::Pid::new(9) })
-        .unwrap();
+    log.append(&Event::Vault {
+        change: VaultChange::Write,
+        reference: Some(&other),
+        version: Some(1),
+        reason: None,
+        asker: None,
+    })
+    .unwrap();
+    log.append(&Event::SockDeny {
+        verb: "reveal",
+        reason: "inside_tree",
+        peer: kin_policy::Pid::new(9),
+        asker: None,
+    })
+    .unwrap();
     let (grant, ending) = (scene.grant, kin_policy::Ending::Revoked);
-    log.append(&Event::GrantEnd { grant, project: &scene.project, ending }).unwrap();
+    log.append(&Event::GrantEnd { grant, project: &scene.project, ending, asker: None }).unwrap();
     dir
 }
 

@@ -84,6 +84,8 @@ pub enum Event<'a> {
         project: &'a DirectoryName,
         /// How it ended.
         ending: Ending,
+        /// Who asked for that, where somebody did.
+        asker: Option<ReaderFacts<'a>>,
     },
     /// `open.allow`
     Allow {
@@ -183,8 +185,12 @@ pub enum Event<'a> {
         change: VaultChange,
         /// The secret, where it was one.
         reference: Option<&'a Reference>,
+        /// The version of it.
+        version: Option<u64>,
         /// More: why it was rejected, which kind of key. Never a value.
         reason: Option<&'a str>,
+        /// Who asked for it, where somebody did.
+        asker: Option<ReaderFacts<'a>>,
     },
     /// `policy.trust`, `policy.untrust`, `policy.link`, `policy.unlink`, `policy.reject`
     Policy {
@@ -198,6 +204,8 @@ pub enum Event<'a> {
         hash: Option<&'a str>,
         /// Why it was rejected.
         reason: Option<&'a str>,
+        /// Who asked for it, where somebody did.
+        asker: Option<ReaderFacts<'a>>,
     },
     /// `sock.deny`
     SockDeny {
@@ -207,6 +215,8 @@ pub enum Event<'a> {
         reason: &'a str,
         /// Who asked.
         peer: Option<Pid>,
+        /// The same in full, where it could be identified.
+        asker: Option<ReaderFacts<'a>>,
     },
     /// `audit.fault`: the record itself had failed, and works again.
     AuditFault {
@@ -376,7 +386,20 @@ pub struct Denied<'a> {
     pub reader: ReaderFacts<'a>,
 }
 
-impl Event<'_> {
+impl<'a> Event<'a> {
+    /// The same, with who asked for it; nobody asks for an access to a file but its reader.
+    #[must_use]
+    pub fn asked_by(mut self, who: Option<ReaderFacts<'a>>) -> Self {
+        if let Self::GrantEnd { asker, .. }
+        | Self::Vault { asker, .. }
+        | Self::Policy { asker, .. }
+        | Self::SockDeny { asker, .. } = &mut self
+        {
+            *asker = who;
+        }
+        self
+    }
+
     /// The event's name, as it stands in the record.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -421,12 +444,13 @@ impl Event<'_> {
                 out.number("command", command.pid.get().into());
                 out.number("command_start", command.start);
             }
-            Self::GrantEnd { grant, project, ending } => {
+            Self::GrantEnd { grant, project, ending, asker } => {
                 write_grant_id(out, Some(grant));
                 out.word("project", project.as_str());
                 if ending != Ending::Revoked {
                     out.word("reason", ending.as_str());
                 }
+                write_asker(out, asker);
             }
             Self::Allow { op, grant, project, file, reference, version, elsewhere, reader }
             | Self::Write { op, grant, project, file, reference, version, elsewhere, reader } => {
@@ -467,20 +491,26 @@ impl Event<'_> {
                 write_grant_id(out, Some(grant));
                 out.text("reason", reason.as_bytes(), NAME);
             }
-            Self::Vault { reference, reason, .. } => {
+            Self::Vault { reference, version, reason, asker, .. } => {
                 write_optional(out, "reference", reference.map(Reference::as_str));
+                if let Some(version) = version {
+                    out.number("version", version);
+                }
                 write_optional(out, "reason", reason);
+                write_asker(out, asker);
             }
-            Self::Policy { project, directory, hash, reason, .. } => {
+            Self::Policy { project, directory, hash, reason, asker, .. } => {
                 write_optional(out, "project", project.map(ProjectName::as_str));
                 out.text("directory", directory.as_os_str().as_bytes(), PATH);
                 write_optional(out, "hash", hash);
                 write_optional(out, "reason", reason);
+                write_asker(out, asker);
             }
-            Self::SockDeny { verb, reason, peer } => {
+            Self::SockDeny { verb, reason, peer, asker } => {
                 out.text("verb", verb.as_bytes(), NAME);
                 out.text("reason", reason.as_bytes(), NAME);
                 out.maybe_number("peer", peer.map(|pid| pid.get().into()));
+                write_asker(out, asker);
             }
             Self::AuditFault { error, refused } => {
                 out.text("error", error.as_bytes(), NAME);
@@ -584,6 +614,12 @@ fn write_rendered(
     let named: Vec<_> = references.iter().map(|(name, version)| format!("\"{name}@{version}\"")).collect();
     out.raw("references", format!("[{}]", named.join(",")).as_bytes());
     write_grant_id(out, Some(grant));
+}
+
+fn write_asker(out: &mut Members<'_>, asker: Option<ReaderFacts<'_>>) {
+    if let Some(asker) = asker {
+        asker.write(out);
+    }
 }
 
 impl ReaderFacts<'_> {

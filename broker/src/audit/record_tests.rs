@@ -139,8 +139,9 @@ fn a_grant_lists_its_bindings_and_counts_those_that_do_not_fit() {
 #[test]
 fn a_person_revokes_and_all_else_expires() {
     let project = DirectoryName::new("api").unwrap();
-    let end =
-        |ending| said(&Event::GrantEnd { grant: GrantId::from_bytes([1; 16]), project: &project, ending });
+    let end = |ending| {
+        said(&Event::GrantEnd { grant: GrantId::from_bytes([1; 16]), project: &project, ending, asker: None })
+    };
     assert_eq!(end(Ending::Revoked)["event"], "grant.revoke");
     for ending in [Ending::TreeExit, Ending::OwnerKilled, Ending::TtlExpired, Ending::Locked] {
         let line = end(ending);
@@ -234,18 +235,26 @@ proptest! {
             Event::GrantRestart { grant, project: &project, command: process(u32::MAX, u64::MAX) },
             Event::BrokerStart { version: &text, unclean: true, grants_lost: u64::MAX },
             Event::BrokerStop { reason: &text },
-            Event::Vault { change: VaultChange::Reject, reference: Some(&reference), reason: Some(&text) },
+            Event::Vault {
+                change: VaultChange::Reject,
+                reference: Some(&reference),
+                version: Some(u64::MAX),
+                reason: Some(&text),
+                asker: None,
+            },
             Event::Policy {
                 change: PolicyChange::Reject,
                 project: None,
                 directory: path,
                 hash: Some(&text),
                 reason: Some(&text),
+                asker: None,
             },
-            Event::SockDeny { verb: &text, reason: &text, peer: Pid::new(u32::MAX) },
+            Event::GrantEnd { grant, project: &project, ending: Ending::OwnerKilled, asker: None },
+            Event::SockDeny { verb: &text, reason: &text, peer: Pid::new(u32::MAX), asker: None },
             Event::AuditFault { error: &text, refused: u64::MAX },
         ] {
-            said(&event);
+            said(&event.asked_by(Some(reader)));
         }
         let denied = Denied {
             op: Op::Opendir,

@@ -1,5 +1,6 @@
 //! control carries questions from the command line to the broker and answers back, over a Unix socket.
 
+mod behalf;
 mod client;
 mod frame;
 mod peer;
@@ -7,6 +8,7 @@ pub mod protocol;
 mod server;
 pub mod transfer;
 
+pub(crate) use behalf::{Behalf, with_asker};
 pub use client::Client;
 pub use frame::{MAX_VALUE, read_frame, write_frame};
 pub(crate) use peer::{Peer, peer_gone};

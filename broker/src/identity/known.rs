@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use super::namespaces::{self, Links};
 use super::procfs;
 use super::table::{Held, Identity};
-use crate::audit::Ancestry;
+use crate::audit::{Ancestry, ReaderFacts};
 use crate::sys::{link, pidfd};
 
 /// A reader whose every ancestor up to its root (or to the top, outside any tree) was proven.
@@ -87,6 +87,18 @@ impl Known {
     /// The ancestors, rendered once for all records of this reader.
     pub fn ancestry(&self) -> &Ancestry {
         self.ancestry.get_or_init(|| Ancestry::of(&self.lineage.ancestors))
+    }
+
+    /// What a record says of it: proven once, but for the program, which is what it claims.
+    pub(crate) fn facts<'a>(&'a self, program: &'a Program, uid: u32) -> ReaderFacts<'a> {
+        ReaderFacts {
+            tid: Some(self.lineage.tid),
+            process: Some(self.lineage.process),
+            uid: Some(uid),
+            exe: program.exe.as_ref().map(|exe| exe.as_os_str().as_bytes()),
+            comm: &program.comm,
+            chain: self.ancestry(),
+        }
     }
 
     /// What the thread runs now. Both parts are read at every call, because a thread that is known stays

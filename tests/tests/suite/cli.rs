@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kin_tests::{Actor, Output, World, mount, record};
+use kin_tests::{Actor, Output, World, binary, mount, record};
+use serde_json::json;
 
 use crate::{DATABASE, database};
 
@@ -32,6 +33,52 @@ fn run_without_a_vault_says_so() {
     let output = world.kin(["run", "--", "true"]).run();
     assert!([3, 4].contains(&output.code()), "{output}");
     assert!(output.stderr.contains("hint: "), "{output}");
+}
+
+#[test]
+fn whatever_a_person_does_is_recorded_with_the_process_that_did_it() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    let backup = world.path("backup.age");
+    for args in [
+        &["set", "db/url", "--generate", "hex:8"][..],
+        &["reveal", "db/url", "--yes"],
+        &["reveal", "db/url", "--version", "1", "--yes"],
+        &["backup", backup.to_str().expect("a path in UTF-8")],
+        &["rm", "api/key", "--yes"],
+        &["untrust"],
+        &["revoke", "--all"],
+        &["lock"],
+    ] {
+        world.kin(args).run().exits(0);
+    }
+    let kin = binary();
+    let kin = kin.to_str().expect("a path in UTF-8");
+    assert_eq!(member.run(&[kin, "reveal", "db/url", "--yes"]).0, 5);
+    let records = world.audit();
+    let one = |event: &str| record::of(&records, event).pop().unwrap_or_else(|| panic!("no {event}"));
+    for event in [
+        "vault.write",
+        "vault.reveal",
+        "vault.backup",
+        "vault.remove",
+        "policy.untrust",
+        "grant.revoke",
+        "vault.lock",
+    ] {
+        let found = one(event);
+        assert!(record::chain(found).contains(&u64::from(std::process::id())), "{found:#}");
+        assert_eq!(record::text(found, "exe"), kin, "{found:#}");
+    }
+    assert!(record::chain(one("sock.deny")).contains(&u64::from(member.pid())), "{records:#?}");
+    let versions = |event| -> Vec<_> {
+        record::of(&records, event).iter().map(|line| line["version"].clone()).collect()
+    };
+    assert_eq!(versions("vault.reveal"), [json!(2), json!(1)]);
+    assert_eq!(versions("vault.write").last(), Some(&json!(2)));
+    assert_eq!(record::text(one("vault.backup"), "reason"), backup.to_str().expect("a path in UTF-8"));
+    // Nobody asked for what the broker does by itself.
+    assert!(one("broker.start").get("tgid").is_none());
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub(super) fn what(record: &Record<'_>) -> String {
         .collect();
     match named.join(", ") {
         named if named.is_empty() || what.is_empty() || what == named => what,
+        named if record.project().is_none() => named,
         named => format!("{what} ({named})"),
     }
 }
