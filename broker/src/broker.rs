@@ -158,8 +158,8 @@ impl Broker {
 
     /// The recorder's thread: every second, whether the vault is to lock itself, counts of repeated denials
     /// that are due, what is not yet on the disk, seals and anchors. Returns once the socket has been removed or
-    /// replaced: nobody can reach this broker then,
-    /// and another may have taken its place.
+    /// replaced: nobody can reach this broker then, and another may have taken its place. So it is when the user's
+    /// last session ends, and logind removes the runtime directory (pam_systemd(8)).
     pub fn keep_record(&self) {
         let socket = self.directories.socket();
         let place = || std::fs::symlink_metadata(&socket).ok().map(|meta| (meta.dev(), meta.ino()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kin_tests::{Actor, Identity, World, binary, eventually, process, record};
+use kin_tests::{Actor, Identity, World, binary, eventually, mount, process, record};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -136,6 +136,23 @@ fn d07_lock_ends_every_grant_and_runs_wait_for_unlock() {
     world.kin(["unlock"]).run().exits(0);
     assert_eq!(first.cat(&world.file(DATABASE)), Err(REFUSED), "a grant that ended stays ended");
     assert_eq!(world.member(&[]).cat(&world.file(DATABASE)), Ok(database(&world)));
+}
+
+/// As systemd-logind does it: the user's runtime directory is unmounted and removed (user@.service(5)).
+#[test]
+fn d07_the_end_of_the_session_ends_the_broker_and_every_grant() {
+    let world = World::ready();
+    let (broker, member) = (world.broker(), world.member(&[]));
+    let fd = member.open(&world.file(DATABASE)).expect("open");
+    assert_eq!(member.pread(fd, 100, 0), Ok(database(&world)));
+    mount::clear(&world.mountpoint());
+    let _ = std::fs::remove_dir_all(world.path("kin/run"));
+    eventually("the broker ends", Duration::from_secs(5), || !broker.is_alive());
+    assert!(member.cat(&world.file(DATABASE)).is_err() && member.pread(fd, 100, 0).is_err());
+    let records = world.audit();
+    let ended: Vec<_> = record::of(&records, "grant.expire").into_iter().map(record::reason).collect();
+    assert_eq!(ended, ["stopped"], "{records:#?}");
+    assert_eq!(record::of(&records, "broker.stop").len(), 1, "{records:#?}");
 }
 
 fn suspends(identity: Identity) {
