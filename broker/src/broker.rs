@@ -19,6 +19,7 @@ use crate::error::{Class, Error, Result};
 use crate::executables::{Executables, Unhashed};
 use crate::grants::{Grants, LiveGrant};
 use crate::identity::{Choice, Identifier};
+use crate::owed::{End, Owed};
 use crate::paths::Directories;
 use crate::placeholders::Placeholders;
 use crate::private::ServePrivate;
@@ -51,6 +52,7 @@ pub struct Broker {
     pub(crate) no_mount: OnceLock<Error>,
     pub(crate) zygote: OnceLock<Zygote>,
     pub(crate) rotation: Rotation,
+    pub(crate) owed: Owed,
 }
 
 impl Broker {
@@ -91,6 +93,7 @@ impl Broker {
             no_mount: OnceLock::new(),
             zygote: OnceLock::new(),
             rotation: Rotation::default(),
+            owed: Owed::default(),
             directories,
         });
         let version = env!("CARGO_PKG_VERSION");
@@ -129,8 +132,8 @@ impl Broker {
             return false;
         }
         // The withdrawal itself does not wait for its record: it is safer done than written.
-        let (grant, project) = (live.grant.id, &live.grant.project);
-        let _ = self.record(&Event::GrantEnd { grant, project, ending, asker: None });
+        let (grant, project) = (live.grant.id, live.grant.project.clone());
+        self.record_end(End::Grant { grant, project, ending });
         self.grants.forget_deadline(&live.grant);
         self.rotation.forget(live.grant.id);
         live.wipe_deliveries();
@@ -156,7 +159,7 @@ impl Broker {
         all.iter().map(|live| live.grant.id).collect()
     }
 
-    /// The recorder's thread: every second, whether the vault is to lock itself, counts of repeated denials
+    /// The recorder's thread: every second, whether the vault is to lock itself, ends that could not be recorded, counts of repeated denials
     /// that are due, what is not yet on the disk, seals and anchors. Returns once the socket has been removed or
     /// replaced: nobody can reach this broker then, and another may have taken its place. So it is when the user's
     /// last session ends, and logind removes the runtime directory (pam_systemd(8)).
@@ -167,6 +170,7 @@ impl Broker {
         while place() == own {
             std::thread::sleep(std::time::Duration::from_secs(1));
             self.lock_if_due();
+            self.record_what_is_owed();
             // What fails is tried again in the next second.
             let _ = self.audit.tend(false);
         }
@@ -181,6 +185,7 @@ impl Broker {
     pub fn shut(&self, reason: &'static str) {
         self.withdraw_all(Ending::Stopped);
         self.placeholders.release_all();
+        self.record_what_is_owed();
         self.audit.flush(true);
         let _ = self.record(&Event::BrokerStop { reason });
         let _ = self.audit.tend(true);

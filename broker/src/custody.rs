@@ -11,6 +11,7 @@ use crate::clock;
 use crate::control::protocol::{KeyMethod, SecretInfo, Unlock, VaultMade};
 use crate::error::{Class, Error, Result};
 use crate::keys::{self, Identity, session};
+use crate::owed::End;
 use crate::succession;
 use crate::sys::memory::Plaintext;
 use crate::trust::{Tampered, TrustStore};
@@ -254,7 +255,7 @@ impl Broker {
         self.forget_in_session();
         *self.custody.write() = Custody::Locked;
         self.autolock.is_over();
-        let _ = self.record(&vault_event(VaultChange::Lock, None, None));
+        self.record_end(End::Unlocked);
         self.audit.forget();
         ended
     }

@@ -29,6 +29,7 @@ pub mod limits;
 mod links;
 pub mod manifest;
 pub mod mounts;
+mod owed;
 pub mod paths;
 pub mod placeholders;
 mod private;

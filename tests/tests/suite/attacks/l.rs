@@ -213,6 +213,34 @@ fn l02_after_each_fault_opens_are_refused_and_status_says_why() {
     assert_eq!(world.status()["audit"]["state"], "recording");
 }
 
+#[test]
+fn l02_an_end_that_could_not_be_recorded_is_recorded_later() {
+    let name = "attacks::l::l02_an_end_that_could_not_be_recorded_is_recorded_later";
+    if !is_root() && in_user_namespace(name) == Role::Done {
+        return;
+    }
+    let world = on_a_small_disk();
+    let member = world.member(&[]);
+    fill(&world.path("kin/state/ballast"));
+    while member.cat(&world.file(DATABASE)).is_ok() {}
+    world.kin(["lock"]).run().exits(0);
+    let said = || -> Vec<String> {
+        let records = world.audit();
+        let ends = ["grant.expire", "vault.lock"];
+        records
+            .iter()
+            .map(|line| record::event(line).to_owned())
+            .filter(|event| ends.contains(&&**event))
+            .collect()
+    };
+    assert!(said().is_empty());
+    std::fs::remove_file(world.path("kin/state/ballast")).expect("room again");
+    eventually("both are in the record", Duration::from_secs(5), || said() == ["grant.expire", "vault.lock"]);
+    let records = world.audit();
+    assert_eq!(record::reason(record::of(&records, "grant.expire")[0]), "locked");
+    world.kin(["audit", "verify"]).run().exits(0);
+}
+
 /// Reads a file again and again; each byte on standard output is one delivery.
 const READER: &str = "
 import os, sys, time
@@ -442,7 +470,7 @@ fn after_a_leak_the_record_says_who_was_delivered_the_value() {
     let said = world.kin(["audit", "--exposed", "db/url@2"]).run().exits(0).text();
     assert!(said.contains("python3") && said.contains("PROCESSES"), "{said}");
     let versions = world.kin(["audit", "--json", "--ref", "db/url@2"]).run().exits(0).text();
-    assert_eq!(versions.lines().count(), 2, "{versions}");
+    assert_eq!(versions.lines().count(), 3, "{versions}");
 }
 
 #[test]
