@@ -67,7 +67,8 @@ struct Fields<'a> {
     project: Option<Text<'a>>,
     file: Option<Text<'a>>,
     grant: Option<Text<'a>>,
-    exe: Option<Text<'a>>,
+    #[serde(borrow)]
+    exe: Option<Exe<'a>>,
     comm: Option<Text<'a>>,
     program: Option<Text<'a>>,
     reason: Option<Text<'a>>,
@@ -81,6 +82,24 @@ struct Fields<'a> {
     peer: Option<u32>,
     count: Option<u64>,
     readers: Option<u64>,
+}
+
+/// The program of a reader; in a `grant.create` the pins of its bindings.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Exe<'a> {
+    #[serde(borrow)]
+    Program(Text<'a>),
+    Pins(serde::de::IgnoredAny),
+}
+
+impl<'a> Fields<'a> {
+    fn exe(&self) -> Option<&Text<'a>> {
+        match &self.exe {
+            Some(Exe::Program(path)) => Some(path),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -174,7 +193,7 @@ impl<'a> Record<'a> {
 
     /// The reader's program file.
     pub fn exe(&self) -> Option<Cow<'a, str>> {
-        shown(self.fields.exe.as_ref())
+        shown(self.fields.exe())
     }
 
     /// The reader's name.
@@ -399,8 +418,8 @@ impl Sieve<'_> {
 
 fn is_consumer(fields: &Fields<'_>, name: &str) -> bool {
     let file_name = |path: &str| path.rsplit('/').next() == Some(name);
-    let is = |text: &Option<Text<'_>>| text.as_ref().is_some_and(|text| text.0 == name || file_name(&text.0));
-    is(&fields.comm) || is(&fields.exe) || is(&fields.program)
+    let is = |text: Option<&Text<'_>>| text.is_some_and(|text| text.0 == name || file_name(&text.0));
+    is(fields.comm.as_ref()) || is(fields.exe()) || is(fields.program.as_ref())
 }
 
 /// The text as it stands between quotes in the log.

@@ -66,6 +66,23 @@ fn reads(member: &dyn Actor, world: &World, argv: &[&str]) -> bool {
     code == 0
 }
 
+#[test]
+fn a_pinned_grant_is_found_in_the_record_like_any_other() {
+    let world = World::ready();
+    pin(&world, Path::new(CAT));
+    let member = world.member(&[]);
+    assert!(reads(&member, &world, &[CAT]));
+    let output = world.kin(["audit", "--json"]).run().exits(0);
+    assert_eq!(output.stderr, "");
+    let grant = world.grants()[0]["id"].as_str().expect("an id").to_owned();
+    let created = record::of(&world.audit(), "grant.create").len();
+    assert_eq!(created, 1);
+    let tree = world.kin(["audit", "--json", "--tree", &grant]).run().exits(0).json();
+    assert!(tree["command"].as_str().is_some_and(|command| !command.is_empty()), "{tree}");
+    let exported = world.kin(["audit", "export", "--format", "jsonl"]).run().exits(0);
+    assert!(exported.text().contains("\"grant.create\"") && exported.stderr.is_empty(), "{exported}");
+}
+
 both! {
     fn a11_only_the_pinned_program_reads(identity) {
         let world = World::ready_with(identity);
