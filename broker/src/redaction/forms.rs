@@ -141,6 +141,7 @@ impl Forms {
         self.add(mapped(value, |byte| if b"$`\"\\".contains(&byte) { backslash(byte) } else { None }));
         self.add(mapped(value, |byte| if b"$`\"\\!".contains(&byte) { backslash(byte) } else { None }));
         self.add(mapped(value, |byte| if plain(byte) { None } else { backslash(byte) }));
+        self.add(by_bash(value));
         self.add(mapped(value, |byte| match byte {
             b'\n' => Some("\\n".to_owned()),
             b'\t' => Some("\\t".to_owned()),
@@ -217,6 +218,23 @@ fn utf16(c: char, upper: bool) -> String {
         false => format!("\\u{unit:04x}"),
     });
     units.collect()
+}
+
+/// As bash's `printf %q` has it (sh_backslash_quote, lib/sh/shquote.c): a comma has a backslash, a tilde only where a
+/// word could begin, and a '#' at the beginning, where the rest is masked all the same.
+fn by_bash(value: &[u8]) -> Vec<u8> {
+    let mut before = 0;
+    let mut word = Vec::with_capacity(2 * value.len());
+    for byte in value {
+        let special = match byte {
+            b'~' => b":=".contains(&before),
+            byte => b" !\"$&'()*,;<>?[\\]^`{|}".contains(byte),
+        };
+        word.extend(special.then_some(b'\\'));
+        word.push(*byte);
+        before = *byte;
+    }
+    word
 }
 
 fn mapped(value: &[u8], other: impl Fn(u8) -> Option<String>) -> Vec<u8> {

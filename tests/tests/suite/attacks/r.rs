@@ -115,6 +115,22 @@ show(''.join('&#x%X;' % ord(c) for c in text))
 }
 
 #[test]
+fn r02_whatever_bash_quotes_is_masked() {
+    let world = World::ready();
+    let every: String = (' '..='~').collect();
+    for value in [",aB3x,Qz9pLmN", "p@ss#1 word~x", "#begin ~with", "a=~b:~c{d}", &every] {
+        world.set("db/url", value.as_bytes());
+        let script =
+            "printf '%q\\n' \"$(cat $KIN_DIR/DATABASE_URL)\"; set -x; : \"$(cat $KIN_DIR/DATABASE_URL)\"";
+        let output = world.kin(["run", "--redact", "--", "bash", "-c", script]).run().exits(0);
+        let text = output.text();
+        let text = text.trim_end();
+        assert!(text.ends_with(MARK) && text.len() <= MARK.len() + 1, "{value}: {text}");
+        assert!(output.stderr.contains(MARK), "{value}: {}", output.stderr);
+    }
+}
+
+#[test]
 fn r03_each_line_of_a_key_is_masked() {
     let world = World::ready();
     let lines = [world.canary(), world.canary(), world.canary()];
