@@ -1,14 +1,16 @@
 //! `kin run --env-file`: variables for the command alone, from a file. A value `kin://REF` is a secret that the
 //! project binds; it is not read here.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use kin_broker::{Class, Error, Result, describe};
 use kin_policy::Reference;
 
+use super::import::dotenv;
 use super::output;
 
 /// Bytes of a file, at most.
@@ -32,25 +34,23 @@ pub(super) struct Variables {
 pub(super) fn read(files: &[PathBuf]) -> Result<Variables> {
     let mut variables = Variables::default();
     for path in files {
-        let text = content(path)?;
-        for (index, entry) in dotenvy::from_read_iter(&text[..]).enumerate() {
-            // What dotenvy says of a line repeats the line.
-            let (name, value) = entry.map_err(|_| bad(path, &format!("its entry {} is none", index + 1)))?;
-            variables.take(path, name, value)?;
+        let entries = dotenv::pairs(&content(path)?).map_err(|error| bad(path, &error.message))?;
+        for (name, value) in entries {
+            variables.take(path, name, OsStr::from_bytes(value.bytes()))?;
         }
     }
     Ok(variables)
 }
 
 impl Variables {
-    fn take(&mut self, path: &Path, name: String, value: String) -> Result<()> {
+    fn take(&mut self, path: &Path, name: String, value: &OsStr) -> Result<()> {
         let shown = output::printable(&name).into_owned();
-        if name.starts_with("KIN_") || value.contains('\0') {
+        if name.starts_with("KIN_") || value.as_bytes().contains(&0) {
             return Err(bad(path, &format!("{shown} cannot be set by it")));
         }
         self.plain.retain(|(other, _)| *other != *name);
         self.references.retain(|(other, _)| *other != name);
-        match value.strip_prefix(SCHEME) {
+        match value.to_str().and_then(|text| text.strip_prefix(SCHEME)) {
             None => self.plain.push((name.into(), value.into())),
             Some(reference) if reference.contains('@') => {
                 let hint = "write kin://REF: a grant is delivered the current version";
@@ -106,6 +106,16 @@ mod tests {
         assert_eq!(plain, [(Some("A"), Some("x y")), (Some("D"), Some(""))]);
         let references: Vec<_> = variables.references.iter().map(|(n, r)| (n.as_str(), r.as_str())).collect();
         assert_eq!(references, [("B", "db/url"), ("C", "api/key")], "the last file has the last word");
+    }
+
+    #[test]
+    fn nothing_is_expanded_as_nothing_is_by_an_import() {
+        let variables = said(&["A=pa$$word\nB=$A ${HOME}\nC=a b\nD=\"$HOME\"\nE-F=x\n"]).unwrap();
+        let plain: Vec<_> = variables.plain.iter().filter_map(|(n, v)| n.to_str().zip(v.to_str())).collect();
+        assert_eq!(
+            plain,
+            [("A", "pa$$word"), ("B", "$A ${HOME}"), ("C", "a b"), ("D", "$HOME"), ("E-F", "x")]
+        );
     }
 
     #[test]

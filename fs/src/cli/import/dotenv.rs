@@ -16,12 +16,23 @@ use crate::cli::bad_usage;
 /// # Errors
 /// `bad_dotenv` with the line, never with what stands there; `bad_name`.
 pub(super) fn read(file: &Plaintext, prefix: Option<&Reference>) -> Result<Vec<Entry>> {
-    let mut reader = Reader::new(file.bytes());
-    let mut entries = Vec::new();
-    while let Some((key, value)) = reader.next()? {
-        entries.push(Entry { reference: names::reference(prefix, &[&key])?, value });
+    let entry = |(key, value): (String, Plaintext)| {
+        Ok(Entry { reference: names::reference(prefix, &[&key])?, value })
+    };
+    pairs(file.bytes())?.into_iter().map(entry).collect()
+}
+
+/// The same, as keys and values.
+///
+/// # Errors
+/// `bad_dotenv`, as there.
+pub(in crate::cli) fn pairs(text: &[u8]) -> Result<Vec<(String, Plaintext)>> {
+    let mut reader = Reader::new(text);
+    let mut pairs = Vec::new();
+    while let Some(pair) = reader.next()? {
+        pairs.push(pair);
     }
-    Ok(entries)
+    Ok(pairs)
 }
 
 /// Whether a file that is made of it by the format `dotenv` gives the same value back to all loaders: what has quotes

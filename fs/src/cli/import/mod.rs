@@ -16,7 +16,7 @@ use super::terminal::Terminal;
 use super::{Format, bad_usage, connect, output, reference, unlock, value};
 use staging::{Entry, Incoming};
 
-mod dotenv;
+pub(super) mod dotenv;
 mod json;
 mod linked;
 mod manifest;
