@@ -164,7 +164,12 @@ fn mount_device(device: &File, point: &Path, in_user_namespace: bool) -> Result<
 }
 
 fn no_namespace(errno: Errno) -> Error {
-    let message = format!("this user may not have a mount namespace: {}", describe(&errno.into()));
+    let why = match errno {
+        // user_namespaces(7): the limit on their number, which is 0 where they are switched off.
+        Errno::ENOSPC | Errno::EUSERS => "user namespaces are switched off, or used up".to_owned(),
+        _ => describe(&errno.into()),
+    };
+    let message = format!("this user may not have a mount namespace: {why}");
     Error::new(Class::Unreachable, "userns_unavailable", message)
         .hint("run without --private, or allow user namespaces: `kin doctor` says how")
 }

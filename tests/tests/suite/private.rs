@@ -349,7 +349,8 @@ fn without_user_namespaces_nothing_starts_and_doctor_says_why() {
         ];
         world.other("unshare", user).args([binary()]).run()
     };
-    let output = in_forbidden("exec \"$1\" run --private -- touch started").refuses(6, &["namespace"]);
+    let output = in_forbidden("exec \"$1\" run --private -- touch started")
+        .refuses(6, &["user namespaces are switched off"]);
     assert!(!world.project().join("started").exists(), "{output}");
     let doctor = in_forbidden("exec \"$1\" doctor --json").text();
     let checks: serde_json::Value = serde_json::from_str(&doctor).expect("JSON");
@@ -358,6 +359,11 @@ fn without_user_namespaces_nothing_starts_and_doctor_says_why() {
     assert_eq!(check["state"], "warn", "{check}");
     assert!(check["fix"].as_str().is_some_and(|fix| fix.contains("user.max_user_namespaces")), "{check}");
     world.kin(["run", "--private", "--", "true"]).run().exits(0);
+    // Where it works doctor says so, whoever asks.
+    let doctor = world.kin(["doctor", "--json"]).run().text();
+    let checks: serde_json::Value = serde_json::from_str(&doctor).expect("JSON");
+    let check = checks.as_array().into_iter().flatten().find(|check| check["name"] == "private mounts");
+    assert_eq!(check.expect("such a check")["state"], "ok", "{doctor}");
 }
 
 #[test]
