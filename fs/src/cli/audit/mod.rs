@@ -71,7 +71,10 @@ struct Filters {
     /// Only records from this time on: 2pm, yesterday, 10m ago, 2026-11-23T05:00
     #[arg(long, value_name = "T")]
     since: Option<String>,
-    /// Only records up to this time
+    /// Only records up to this time, or to the end of this day
+    ///
+    /// A time of day is its last occurrence; but --until is the first one after --since, and where that would be
+    /// tomorrow, a --since that is a time of day as well is that of the day before.
     #[arg(long, value_name = "T")]
     until: Option<String>,
     /// Only denials
@@ -195,9 +198,7 @@ fn note_skipped(queried: Queried) {
 
 impl Filters {
     fn parse(&self) -> Result<Filter> {
-        let now = jiff::Zoned::now();
-        let time =
-            |text: &Option<String>| text.as_deref().map(|text| audit::parse_time(text, &now)).transpose();
+        let window = audit::parse_window(self.since.as_deref(), self.until.as_deref(), &jiff::Zoned::now())?;
         let (reference, version) = self.reference.as_deref().map(reference).transpose()?.unzip();
         Ok(Filter {
             reference,
@@ -206,8 +207,8 @@ impl Filters {
             grant: self.grant.clone(),
             consumer: self.consumer.clone(),
             event: None,
-            since: time(&self.since)?,
-            until: time(&self.until)?,
+            since: window.since,
+            until: window.until,
             denied: self.denied,
         })
     }
@@ -220,6 +221,14 @@ fn reference(text: &str) -> Result<(Reference, Option<u64>)> {
         .parse()
         .map_err(|_| bad_usage("bad_version", "a version is a number", "write it as in stripe/test_key@2"))?;
     Ok((Reference::new(name)?, Some(version)))
+}
+
+/// The window that was asked for, as it was understood: ` from 2026-11-23 12:00:00 to 2026-11-23 16:00:00`.
+fn between(filter: &Filter) -> String {
+    let bound = |word, time: Option<jiff::Timestamp>| {
+        time.map_or_else(String::new, |time| format!(" {word} {}", shown_time(time)))
+    };
+    bound("from", filter.since) + &bound("to", filter.until)
 }
 
 /// Local time, `2026-11-23 05:41:58`.

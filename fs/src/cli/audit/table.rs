@@ -6,7 +6,7 @@ use kin_broker::Result;
 use kin_broker::audit::{self, Filter, Record};
 use kin_broker::paths::Directories;
 
-use super::{Newest, shown_time};
+use super::{Newest, between, shown_time};
 use crate::cli::output;
 
 pub(super) fn answer(directories: &Directories, filter: &Filter, limit: usize) -> Result<()> {
@@ -19,7 +19,7 @@ pub(super) fn answer(directories: &Directories, filter: &Filter, limit: usize) -
         output::note(&format!("kin: {bad} lines are no records: see `kin audit verify`"));
     }
     if rows.is_empty() {
-        output::note("no such records");
+        output::note(&format!("no such records{}", between(filter)));
         return Ok(());
     }
     output::print(&output::table(&["TIME", "EVENT", "WHAT", "GRANT", "WHO", "WHY"], rows))

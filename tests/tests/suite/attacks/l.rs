@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
 use kin_tests::{Actor, Role, World, binary, eventually, in_user_namespace, is_root, record};
 use nix::errno::Errno;
@@ -186,6 +186,37 @@ fn the_record_can_be_asked_for_a_part() {
     assert!(asked(&["--project", "another"]).is_empty());
     assert!(asked(&["--until", "2001-01-01"]).is_empty());
     assert!(!asked(&["--since", "1h"]).is_empty());
+}
+
+#[test]
+fn a_window_around_now_has_what_was_just_recorded() {
+    let world = World::ready();
+    // A zone in which it is past noon, whenever this runs.
+    let hour = UNIX_EPOCH.elapsed().expect("a clock").as_secs() / 3600 % 24;
+    let zone = format!("<here>{}", i64::try_from(hour).expect("an hour") - 13);
+    let kin = |options: &[&str]| world.kin(["audit"]).env("TZ", &zone).args(options).run();
+    for (since, until) in [
+        ("12pm", "4pm"),
+        ("12pm", "11pm"),
+        ("12:00", "16:00"),
+        ("1h", "23:59"),
+        ("10m", "today"),
+        ("today", "today"),
+        ("yesterday", "today 23:00"),
+    ] {
+        let records = kin(&["--json", "--since", since, "--until", until]).exits(0).text();
+        assert!(records.lines().count() > 1, "{since} to {until}: {records}");
+        let exported = world.kin(["audit", "export"]).env("TZ", &zone);
+        let exported = exported.args(["--since", since, "--until", until]).run().exits(0).text();
+        assert_eq!(exported, records, "{since} to {until}");
+    }
+    let day = Command::new("date").arg("+%F").env("TZ", &zone).output().expect("a date").stdout;
+    let day = String::from_utf8(day).expect("text").trim().to_owned();
+    assert!(!kin(&["--json", "--since", &day, "--until", &day]).exits(0).text().is_empty());
+    kin(&["--since", "1h", "--until", "2h"]).refuses(2, &["before"]);
+    kin(&["--since", "1h", "--until", "11am"]).refuses(2, &["not 11:00:00 yet"]);
+    let none = kin(&["--since", "yesterday", "--until", "yesterday"]).exits(0);
+    assert!(none.stderr.contains("no such records from") && none.stderr.contains("23:59:59"), "{none}");
 }
 
 #[test]
