@@ -83,6 +83,18 @@ struct Fields<'a> {
     readers: Option<u64>,
 }
 
+impl Fields<'_> {
+    /// Older records of a reveal have it as a reason.
+    fn version(&self) -> Option<u64> {
+        let own = self.version.as_ref().and_then(serde_json::Value::as_u64);
+        let revealed = || match self.event {
+            "vault.reveal" => self.reason.as_ref()?.0.strip_prefix("version ")?.parse().ok(),
+            _ => None,
+        };
+        own.or_else(revealed)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -154,9 +166,9 @@ impl<'a> Record<'a> {
         self.fields.chain.as_deref().unwrap_or_default()
     }
 
-    /// The version of the secret that was delivered.
+    /// The version of the secret that was delivered, or written.
     pub fn version(&self) -> Option<u64> {
-        self.fields.version.as_ref().and_then(serde_json::Value::as_u64)
+        self.fields.version()
     }
 
     /// Every secret that was delivered, with its version: a file can be made of several.
@@ -387,7 +399,7 @@ impl Sieve<'_> {
     fn is_about(&self, fields: &Fields<'_>) -> bool {
         let version = self.filter.version;
         let of_version = |own: Option<u64>| version.is_none() || own == version;
-        let own = fields.version.as_ref().and_then(serde_json::Value::as_u64);
+        let own = fields.version();
         let Some(wanted) = self.filter.reference.as_ref().map(Reference::as_str) else {
             return of_version(own);
         };

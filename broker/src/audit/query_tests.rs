@@ -221,6 +221,32 @@ fn every_secret_of_a_file_is_found_by_its_name_and_version() {
 }
 
 #[test]
+fn a_reveal_of_a_version_is_found_as_older_records_have_it_too() {
+    let (dir, reference) = (testing::dir(), Reference::new("db/url").unwrap());
+    drop(AuditLog::open(dir.path()).unwrap());
+    let (mut log, prev, mac) = (String::new(), "0".repeat(16), "0".repeat(64));
+    for (at, told) in [
+        "vault.reveal\",\"reference\":\"db/url\",\"version\":2",
+        "vault.reveal\",\"reference\":\"db/url\",\"reason\":\"version 2\"",
+        "vault.reveal\",\"reference\":\"db/url\",\"reason\":\"restore\"",
+        "vault.reveal\",\"reference\":\"db/url\"",
+        "vault.write\",\"reference\":\"db/url\",\"reason\":\"version 2\"",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let head = format!("{{\"v\":1,\"seq\":{},\"time\":\"2026-11-23T05:46:48.000000Z\"", at + 1);
+        log += &format!("{head},\"event\":\"{told},\"prev\":\"{prev}\",\"mac\":\"{mac}\"}}\n");
+    }
+    std::fs::write(storage::log_path(dir.path()), log).unwrap();
+    let found = |version| {
+        let filter = Filter { reference: Some(reference.clone()), version, ..Filter::default() };
+        seqs(dir.path(), &filter)
+    };
+    assert_eq!((found(Some(2)), found(Some(1)), found(None)), (vec![1, 2], vec![], vec![1, 2, 3, 4, 5]));
+}
+
+#[test]
 fn a_grants_bindings_are_no_fields_of_its_record() {
     let (dir, scene) = (testing::dir(), Scene::new());
     let log = AuditLog::open(dir.path()).unwrap();

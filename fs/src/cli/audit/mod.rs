@@ -3,6 +3,7 @@
 mod export;
 mod exposed;
 mod html;
+mod lives;
 mod table;
 mod tree;
 mod verify;
@@ -39,10 +40,15 @@ pub(super) struct Arguments {
     #[command(flatten)]
     filter: Filters,
     /// Show who in the tree of this grant opened what: its id, or a beginning of it
-    #[arg(long, value_name = "GRANT", conflicts_with_all = ["exposed", "html"])]
+    #[arg(long, value_name = "GRANT", conflicts_with_all = ["exposed", "html", "grant", "limit"])]
     tree: Option<String>,
     /// Show who was delivered this secret, or this version of it
-    #[arg(long, value_name = "REF[@VERSION]", conflicts_with = "html")]
+    ///
+    /// After `kin rm` versions count from 1 again: who was delivered the secret that had the name before is
+    /// marked. A reveal or an export without a number on the record counts for every version. Who opened a backup
+    /// or an export, with a recovery key too, and whom a reader passed the value on to, is on no record.
+    #[arg(long, value_name = "REF[@VERSION]")]
+    #[arg(conflicts_with_all = ["html", "denied", "reference", "limit"])]
     exposed: Option<String>,
     /// Write a timeline that stands for itself to this file
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
@@ -130,7 +136,7 @@ fn shown(directories: &Directories, arguments: &Arguments) -> Result<()> {
     }
     if let Some(text) = &arguments.exposed {
         let (reference, version) = reference(text)?;
-        return exposed::answer(directories, Filter { reference: Some(reference), version, ..filter }, json);
+        return exposed::answer(directories, filter, &reference, version, json);
     }
     match &arguments.html {
         Some(path) => html::answer(directories, &filter, path, arguments.limit.unwrap_or(10_000)),

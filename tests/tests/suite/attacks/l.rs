@@ -477,6 +477,43 @@ fn after_a_leak_the_record_says_who_was_delivered_the_value() {
 }
 
 #[test]
+fn who_was_delivered_a_secret_is_not_mixed_with_who_was_delivered_the_next_of_its_name() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    world.secret("db/url");
+    assert!(member.cat(&world.file(DATABASE)).is_ok());
+    world.kin(["reveal", "db/url@1", "--yes"]).run().exits(0);
+    world.kin(["rm", "db/url", "--yes"]).run().exits(0);
+    world.secret("db/url");
+    assert!(member.cat(&world.file(DATABASE)).is_ok());
+    let exposed = |what: &str| {
+        let said = world.kin(["audit", "--json", "--exposed", what]).run().exits(0).json();
+        let rows = said["exposed"].as_array().cloned().expect("a list");
+        let row = |row: &Value| {
+            (
+                row["version"].as_u64(),
+                row["removed"].is_string(),
+                row["name"].as_str().expect("a name").to_owned(),
+            )
+        };
+        (said["known"].as_bool().expect("known"), rows.iter().map(row).collect::<Vec<_>>())
+    };
+    let reader = "python3".to_owned();
+    let revealed = (Some(1), true, "kin reveal".to_owned());
+    assert_eq!(exposed("db/url@2"), (true, vec![(Some(2), true, reader.clone())]));
+    assert_eq!(exposed("db/url@1"), (true, vec![(Some(1), false, reader), revealed]));
+    assert_eq!(exposed("db/url@3"), (false, vec![]));
+    let said = world.kin(["audit", "--exposed", "db/url@2"]).run().exits(0);
+    assert!(said.text().contains("REMOVED") && said.stderr.contains("not on this record"), "{said}");
+    let none = world.kin(["audit", "--exposed", "db/url@3"]).run().exits(0);
+    assert!(none.stdout.is_empty() && none.stderr.contains("the record shows no version 3"), "{none}");
+    for besides in [&["--denied"][..], &["--ref", "api/key"], &["--limit", "3"]] {
+        let refused = world.kin(["audit", "--exposed", "db/url"]).args(besides).run().exits(2);
+        assert!(refused.stderr.contains(&format!("does not go with {}", besides[0])), "{refused}");
+    }
+}
+
+#[test]
 fn a_grants_tree_says_who_in_it_opened_what() {
     let world = World::ready();
     let member = world.member(&[]);
