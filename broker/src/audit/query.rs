@@ -29,6 +29,8 @@ pub struct Filter {
     pub consumer: Option<String>,
     /// Of this event: `open.allow`.
     pub event: Option<String>,
+    /// Of a higher number than this.
+    pub after: Option<u64>,
     /// Not before.
     pub since: Option<Timestamp>,
     /// Not after.
@@ -362,6 +364,7 @@ impl<'f> Sieve<'f> {
         let time = shape.time.as_bytes();
         self.since.is_none_or(|since| time >= &since[..])
             && self.until.is_none_or(|until| time <= &until[..])
+            && self.filter.after.is_none_or(|after| shape.seq > after)
             && (!self.filter.denied || shape.event.split(|byte| *byte == b'"').next().is_some_and(is_denial))
             && self.needles.iter().all(|needle| needle.find(line).is_some())
     }

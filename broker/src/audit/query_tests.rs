@@ -69,6 +69,15 @@ fn since_and_until_include_their_moment() {
 }
 
 #[test]
+fn what_comes_after_a_number_is_neither_lost_nor_repeated() {
+    let dir = sample();
+    let after = |after| seqs(dir.path(), &Filter { after: Some(after), ..Filter::default() });
+    for read in 0..=9 {
+        assert_eq!(after(read), (read + 1..=7).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_record_tells_a_table_what_it_needs() {
     let dir = sample();
     let mut rows = Vec::new();

@@ -3,6 +3,7 @@
 mod export;
 mod exposed;
 mod html;
+mod journal;
 mod lives;
 mod table;
 mod tree;
@@ -213,6 +214,7 @@ impl Filters {
             grant: self.grant.clone(),
             consumer: self.consumer.clone(),
             event: None,
+            after: None,
             since: window.since,
             until: window.until,
             denied: self.denied,

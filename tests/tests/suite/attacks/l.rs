@@ -552,12 +552,39 @@ fn the_record_leaves_for_collectors_and_for_people() {
     let batch: Value = serde_json::from_str(otlp.lines().next().expect("a batch")).expect("JSON");
     let records = &batch["resourceLogs"][0]["scopeLogs"][0]["logRecords"];
     assert!(records.as_array().is_some_and(|records| records.len() > 5), "{batch}");
+    let journal = export("journald");
+    assert_eq!(journal.matches("\nSYSLOG_IDENTIFIER=kin\n").count(), journal.matches("\n\n").count());
+    assert!(journal.contains("\nKIN_EVENT=open.deny\n") && journal.contains("\nKIN_REFERENCE=db/url\n"));
     let page = world.path("timeline.html");
     world.kin(["audit", "--html", page.to_str().expect("UTF-8")]).run().exits(0);
     let page = std::fs::read_to_string(page).expect("a page");
     assert!(page.starts_with("<!doctype html>") && page.contains("open.allow") && page.contains("db/url@1"));
     let consumer = |name: &str| world.kin(["audit", "--json", "--consumer", name]).run().exits(0).text();
     assert!(consumer("python3").lines().count() >= 2 && consumer("nobody-of-this-name").is_empty());
+}
+
+#[test]
+fn a_collector_that_goes_on_after_a_number_neither_loses_nor_repeats() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    let export = |after: u64| {
+        let told = world.kin(["audit", "export", "--after", &after.to_string()]).run().exits(0).text();
+        told.lines()
+            .map(|line| record::seq(&serde_json::from_str(line).expect("a record")))
+            .collect::<Vec<_>>()
+    };
+    let mut collected = Vec::new();
+    for _ in 0..3 {
+        collected.extend(export(collected.last().copied().unwrap_or(0)));
+        assert!(member.cat(&world.file(DATABASE)).is_ok());
+        assert!(world.outsider().cat(&world.file(DATABASE)).is_err());
+    }
+    collected.extend(export(collected.last().copied().expect("a record")));
+    let last = *collected.last().expect("a record");
+    assert_eq!(collected, (1..=last).collect::<Vec<_>>());
+    assert!(export(last).is_empty());
+    let beyond = (last + 1000).to_string();
+    world.kin(["audit", "export", "--after", &beyond]).run().refuses(7, &[&beyond]);
 }
 
 #[test]
