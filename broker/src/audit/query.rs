@@ -83,6 +83,8 @@ struct Fields<'a> {
     peer: Option<u32>,
     count: Option<u64>,
     readers: Option<u64>,
+    cut_bytes: Option<u64>,
+    refused: Option<u64>,
 }
 
 impl Fields<'_> {
@@ -209,6 +211,16 @@ impl<'a> Record<'a> {
     /// How many accesses it stands for.
     pub fn count(&self) -> u64 {
         self.fields.count.unwrap_or(1)
+    }
+
+    /// How many bytes of a torn line were cut off.
+    pub fn cut_bytes(&self) -> Option<u64> {
+        self.fields.cut_bytes
+    }
+
+    /// How many records were refused while the record had failed.
+    pub fn refused(&self) -> Option<u64> {
+        self.fields.refused
     }
 
     /// How many readers it stands for, where it sums them up.

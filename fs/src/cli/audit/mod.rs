@@ -51,7 +51,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "REF[@VERSION]")]
     #[arg(conflicts_with_all = ["html", "denied", "reference", "limit"])]
     exposed: Option<String>,
-    /// Write a timeline that stands for itself to this file
+    /// Write a timeline that stands for itself to this file, which is not there yet
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     html: Option<PathBuf>,
     /// Show at most this many of the newest records; 0 is all

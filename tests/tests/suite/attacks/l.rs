@@ -556,8 +556,10 @@ fn the_record_leaves_for_collectors_and_for_people() {
     assert_eq!(journal.matches("\nSYSLOG_IDENTIFIER=kin\n").count(), journal.matches("\n\n").count());
     assert!(journal.contains("\nKIN_EVENT=open.deny\n") && journal.contains("\nKIN_REFERENCE=db/url\n"));
     let page = world.path("timeline.html");
-    world.kin(["audit", "--html", page.to_str().expect("UTF-8")]).run().exits(0);
-    let page = std::fs::read_to_string(page).expect("a page");
+    let write = || world.kin(["audit", "--html", page.to_str().expect("UTF-8")]).run();
+    assert!(write().exits(0).text().contains("timeline.html"));
+    let _ = write().refuses(5, &["is there already"]);
+    let page = std::fs::read_to_string(&page).expect("a page");
     assert!(page.starts_with("<!doctype html>") && page.contains("open.allow") && page.contains("db/url@1"));
     let consumer = |name: &str| world.kin(["audit", "--json", "--consumer", name]).run().exits(0).text();
     assert!(consumer("python3").lines().count() >= 2 && consumer("nobody-of-this-name").is_empty());
