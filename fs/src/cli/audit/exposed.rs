@@ -67,7 +67,8 @@ pub(super) fn answer(
     let known = asked.is_none_or(|version| lives.had(version));
     if json {
         return output::json(&serde_json::json!({
-            "reference": reference, "version": asked, "known": known, "exposed": rows,
+            "reference": reference, "version": asked, "known": known,
+            "restored": lives.restored.map(|time| time.to_string()), "exposed": rows,
         }));
     }
     match asked {

@@ -507,6 +507,15 @@ fn who_was_delivered_a_secret_is_not_mixed_with_who_was_delivered_the_next_of_it
     assert!(said.text().contains("REMOVED") && said.stderr.contains("not on this record"), "{said}");
     let none = world.kin(["audit", "--exposed", "db/url@3"]).run().exits(0);
     assert!(none.stdout.is_empty() && none.stderr.contains("the record shows no version 3"), "{none}");
+    // What was restored from a backup may have had any version.
+    let backup = world.path("backup.age");
+    let backup = backup.to_str().expect("UTF-8");
+    world.kin(["backup", backup]).run().exits(0);
+    world.kin(["restore", backup, "--yes"]).run().exits(0);
+    let said = world.kin(["audit", "--json", "--exposed", "db/url@3"]).run().exits(0).json();
+    assert!(said["restored"].is_string() && said["known"] == true, "{said}");
+    let said = world.kin(["audit", "--exposed", "db/url@3"]).run().exits(0);
+    assert!(said.stderr.contains("may have been given twice"), "{said}");
     for besides in [&["--denied"][..], &["--ref", "api/key"], &["--limit", "3"]] {
         let refused = world.kin(["audit", "--exposed", "db/url"]).args(besides).run().exits(2);
         assert!(refused.stderr.contains(&format!("does not go with {}", besides[0])), "{refused}");
