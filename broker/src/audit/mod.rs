@@ -32,4 +32,4 @@ pub use record::{Ancestry, Denied, Event, Op, PolicyChange, ReaderFacts, VaultCh
 pub use remembered::Remembered;
 pub(crate) use remembered::{path as remembered_in, signed_again};
 pub use verify::{Verified, verify, verify_against};
-pub use when::parse_time;
+pub use when::{Window, parse_window};

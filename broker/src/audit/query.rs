@@ -29,6 +29,8 @@ pub struct Filter {
     pub consumer: Option<String>,
     /// Of this event: `open.allow`.
     pub event: Option<String>,
+    /// Of a higher number than this.
+    pub after: Option<u64>,
     /// Not before.
     pub since: Option<Timestamp>,
     /// Not after.
@@ -82,6 +84,20 @@ struct Fields<'a> {
     peer: Option<u32>,
     count: Option<u64>,
     readers: Option<u64>,
+    cut_bytes: Option<u64>,
+    refused: Option<u64>,
+}
+
+impl Fields<'_> {
+    /// Older records of a reveal have it as a reason.
+    fn version(&self) -> Option<u64> {
+        let own = self.version.as_ref().and_then(serde_json::Value::as_u64);
+        let revealed = || match self.event {
+            "vault.reveal" => self.reason.as_ref()?.0.strip_prefix("version ")?.parse().ok(),
+            _ => None,
+        };
+        own.or_else(revealed)
+    }
 }
 
 /// The program of a reader; in a `grant.create` the pins of its bindings.
@@ -173,9 +189,9 @@ impl<'a> Record<'a> {
         self.fields.chain.as_deref().unwrap_or_default()
     }
 
-    /// The version of the secret that was delivered.
+    /// The version of the secret that was delivered, or written.
     pub fn version(&self) -> Option<u64> {
-        self.fields.version.as_ref().and_then(serde_json::Value::as_u64)
+        self.fields.version()
     }
 
     /// Every secret that was delivered, with its version: a file can be made of several.
@@ -214,6 +230,16 @@ impl<'a> Record<'a> {
     /// How many accesses it stands for.
     pub fn count(&self) -> u64 {
         self.fields.count.unwrap_or(1)
+    }
+
+    /// How many bytes of a torn line were cut off.
+    pub fn cut_bytes(&self) -> Option<u64> {
+        self.fields.cut_bytes
+    }
+
+    /// How many records were refused while the record had failed.
+    pub fn refused(&self) -> Option<u64> {
+        self.fields.refused
     }
 
     /// How many readers it stands for, where it sums them up.
@@ -369,6 +395,7 @@ impl<'f> Sieve<'f> {
         let time = shape.time.as_bytes();
         self.since.is_none_or(|since| time >= &since[..])
             && self.until.is_none_or(|until| time <= &until[..])
+            && self.filter.after.is_none_or(|after| shape.seq > after)
             && (!self.filter.denied || shape.event.split(|byte| *byte == b'"').next().is_some_and(is_denial))
             && self.needles.iter().all(|needle| needle.find(line).is_some())
     }
@@ -406,7 +433,7 @@ impl Sieve<'_> {
     fn is_about(&self, fields: &Fields<'_>) -> bool {
         let version = self.filter.version;
         let of_version = |own: Option<u64>| version.is_none() || own == version;
-        let own = fields.version.as_ref().and_then(serde_json::Value::as_u64);
+        let own = fields.version();
         let Some(wanted) = self.filter.reference.as_ref().map(Reference::as_str) else {
             return of_version(own);
         };

@@ -81,6 +81,15 @@ fn since_and_until_include_their_moment() {
 }
 
 #[test]
+fn what_comes_after_a_number_is_neither_lost_nor_repeated() {
+    let dir = sample();
+    let after = |after| seqs(dir.path(), &Filter { after: Some(after), ..Filter::default() });
+    for read in 0..=9 {
+        assert_eq!(after(read), (read + 1..=7).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_record_tells_a_table_what_it_needs() {
     let dir = sample();
     let mut rows = Vec::new();
@@ -230,6 +239,32 @@ fn every_secret_of_a_file_is_found_by_its_name_and_version() {
         assert_eq!(delivered, [("api/key", Some(3)), ("db/url", Some(12)), ("db/url_other", Some(1))]);
     })
     .unwrap();
+}
+
+#[test]
+fn a_reveal_of_a_version_is_found_as_older_records_have_it_too() {
+    let (dir, reference) = (testing::dir(), Reference::new("db/url").unwrap());
+    drop(AuditLog::open(dir.path()).unwrap());
+    let (mut log, prev, mac) = (String::new(), "0".repeat(16), "0".repeat(64));
+    for (at, told) in [
+        "vault.reveal\",\"reference\":\"db/url\",\"version\":2",
+        "vault.reveal\",\"reference\":\"db/url\",\"reason\":\"version 2\"",
+        "vault.reveal\",\"reference\":\"db/url\",\"reason\":\"restore\"",
+        "vault.reveal\",\"reference\":\"db/url\"",
+        "vault.write\",\"reference\":\"db/url\",\"reason\":\"version 2\"",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let head = format!("{{\"v\":1,\"seq\":{},\"time\":\"2026-11-23T05:46:48.000000Z\"", at + 1);
+        log += &format!("{head},\"event\":\"{told},\"prev\":\"{prev}\",\"mac\":\"{mac}\"}}\n");
+    }
+    std::fs::write(storage::log_path(dir.path()), log).unwrap();
+    let found = |version| {
+        let filter = Filter { reference: Some(reference.clone()), version, ..Filter::default() };
+        seqs(dir.path(), &filter)
+    };
+    assert_eq!((found(Some(2)), found(Some(1)), found(None)), (vec![1, 2], vec![], vec![1, 2, 3, 4, 5]));
 }
 
 #[test]

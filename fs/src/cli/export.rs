@@ -133,7 +133,7 @@ fn in_the_clear(
     }
     let text = document(&values)?;
     let Some(path) = file else { return output::write(text.bytes()) };
-    write_new(path, &text)?;
+    write_new(path, text.bytes())?;
     let path = absolute(path)?;
     match format.json {
         true => output::json(&ExportMade { path, secrets: secrets.len() }),
@@ -160,7 +160,8 @@ fn document(values: &BTreeMap<&str, Plaintext>) -> Result<Plaintext> {
     Ok(Plaintext::take(json))
 }
 
-fn write_new(path: &Path, text: &Plaintext) -> Result<()> {
+/// Writes a file that is not there yet, for its owner alone.
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let shown = output::printable_path(path);
     let mut new = File::options();
     let mut file =
@@ -175,7 +176,7 @@ fn write_new(path: &Path, text: &Plaintext) -> Result<()> {
                 "name a file in a directory of your own",
             ),
         })?;
-    file.write_all(text.bytes())
+    file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .map_err(|error| Error::storage(&format!("write {shown}"), &error))
 }

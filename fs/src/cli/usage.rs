@@ -33,7 +33,7 @@ fn keeps_quiet(verb: Option<&str>) -> bool {
 }
 
 fn reshape(error: &clap::Error, arguments: &[OsString]) -> Error {
-    let verb = verb(arguments);
+    let (verb, verbs) = (verb(arguments), verbs(arguments));
     let quiet = keeps_quiet(verb);
     let argument = context(error, ContextKind::InvalidArg);
     let surplus = argument.first().is_some_and(|argument| !argument.starts_with('-'));
@@ -54,14 +54,14 @@ fn reshape(error: &clap::Error, arguments: &[OsString]) -> Error {
         ErrorKind::UnknownArgument => format!("there is no option {}", quoted(&argument)),
         ErrorKind::MissingRequiredArgument => format!("{} is missing", argument.join(" and ")),
         ErrorKind::ArgumentConflict => conflict(&argument, &context(error, ContextKind::PriorArg)),
-        ErrorKind::InvalidValue => bad_value(error, &argument, quiet),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => bad_value(error, &argument, quiet),
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8".into(),
         ErrorKind::TooManyValues => format!("{} takes no value", argument.join(" ")),
         _ => format!("bad arguments: {}", error.kind()),
     };
     let hint = match verb {
-        Some(verb) if wants_a_value(error) => format!("`kin help {verb}` says what it takes"),
-        verb => usage_line(verb),
+        Some(_) if wants_a_value(error) => format!("`kin help {}` says what it takes", verbs.join(" ")),
+        _ => usage_line(&verbs),
     };
     Error::new(Class::Usage, "usage", message).hint(hint)
 }
@@ -98,6 +98,7 @@ fn bad_value(error: &clap::Error, argument: &[String], quiet: bool) -> String {
         Some(value) if !quiet && !known.is_empty() => {
             format!("{} is none of {}", quoted(std::slice::from_ref(value)), known.join(", "))
         }
+        Some(value) if !quiet => format!("{argument} cannot be {}", quoted(std::slice::from_ref(value))),
         _ => format!("{argument} cannot be that"),
     }
 }
@@ -124,6 +125,17 @@ fn verb(arguments: &[OsString]) -> Option<&str> {
     arguments.iter().skip(1).find_map(|argument| argument.to_str().filter(|text| !text.starts_with('-')))
 }
 
+/// The verb, and behind it the verb of that: `audit export`.
+fn verbs(arguments: &[OsString]) -> Vec<&str> {
+    let Some(verb) = verb(arguments) else { return Vec::new() };
+    let below = arguments.iter().skip_while(|argument| *argument != verb).nth(1);
+    let below = below.and_then(|argument| argument.to_str()).filter(|below| {
+        let command = Cli::command();
+        command.find_subcommand(verb).is_some_and(|command| command.find_subcommand(below).is_some())
+    });
+    std::iter::once(verb).chain(below).collect()
+}
+
 /// Whether the refused command line asked for JSON; what follows `--`, or belongs to `run`, is not ours.
 fn wants_json(arguments: &[OsString]) -> bool {
     verb(arguments) != Some("run")
@@ -134,12 +146,15 @@ fn wants_json(arguments: &[OsString]) -> bool {
             .any(|argument| argument == "--json")
 }
 
-/// The first line of the usage of `verb`, or of the program.
-fn usage_line(verb: Option<&str>) -> String {
+/// The first line of the usage of these verbs, or of the program.
+fn usage_line(verbs: &[&str]) -> String {
     let mut command = Cli::command();
     command.build();
-    let found = verb.and_then(|verb| command.find_subcommand_mut(verb)).map(clap::Command::render_usage);
-    let usage = found.unwrap_or_else(|| command.render_usage()).to_string();
+    for verb in verbs {
+        let Some(below) = command.find_subcommand(verb) else { break };
+        command = below.clone();
+    }
+    let usage = command.render_usage().to_string();
     format!("usage: {}", usage.trim_start_matches("Usage: ").lines().next().unwrap_or_default())
 }
 
@@ -166,7 +181,6 @@ mod tests {
             &["run"],
             &["run", "--"],
             &["run", "--frobnicate", "ls"],
-            &["run", "--ttl"],
             &["show"],
             &["show", "a", "b"],
             &["trust", "--yes", "--hash", "x"],
@@ -180,6 +194,32 @@ mod tests {
             for text in [&error.message, error.hint.as_ref().unwrap()] {
                 assert!(!text.contains('\n'), "{text:?}");
             }
+        }
+    }
+
+    #[test]
+    fn the_usage_is_that_of_the_verb_below_a_verb() {
+        for (line, usage) in [
+            (&["audit", "export", "--format", "foo"][..], "usage: kin audit export [OPTIONS]"),
+            (&["audit", "--limit", "x"], "usage: kin audit [OPTIONS]"),
+            (&["recovery", "add", "--frobnicate"], "usage: kin recovery add "),
+            (&["audit", "export", "--after"], "`kin help audit export` says what it takes"),
+            (&["run", "--ttl"], "`kin help run` says what it takes"),
+        ] {
+            let hint = refused(line).hint.unwrap();
+            assert!(hint.starts_with(usage), "{line:?}: {hint}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_does_not_parse_is_refused_with_its_option() {
+        for (line, message) in [
+            (&["audit", "--limit", "x"][..], "--limit <N> cannot be \"x\""),
+            (&["audit", "export", "--after", "-"], "--after <SEQ> cannot be \"-\""),
+            (&["set", "db/url", "--attr", "CANARY"], "--attr <KEY=TEXT> cannot be that"),
+            (&["unlock", "--identity-fd", "CANARY"], "--identity-fd <N> cannot be that"),
+        ] {
+            assert_eq!(refused(line).message, message, "{line:?}");
         }
     }
 

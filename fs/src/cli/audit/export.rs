@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
-use kin_broker::audit::{self, Record};
+use kin_broker::audit::{self, Filter, Record};
 use kin_broker::paths::Directories;
-use kin_broker::{Error, Result};
+use kin_broker::{Class, Error, Result};
 use serde_json::{Map, Value, json};
 
-use super::{Filters, note_skipped};
+use super::{Filters, journal, note_skipped};
 use crate::cli::output;
 
 /// Records in one OTLP document.
@@ -17,11 +17,15 @@ const BATCH: usize = 256;
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin audit export --format syslog --since 10m | nc collector 601
-  kin audit export --format otlp > records.jsonl")]
+  kin audit export --format otlp > records.jsonl
+  kin audit export --format journald --after 4711 | systemd-journal-remote -o kin.journal -")]
 pub(super) struct Arguments {
     /// How
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "jsonl")]
     format: As,
+    /// Only records of a higher number than this: the last one that a collector has
+    #[arg(long, value_name = "SEQ")]
+    after: Option<u64>,
     #[command(flatten)]
     filter: Filters,
 }
@@ -34,10 +38,15 @@ enum As {
     Syslog,
     /// Export requests of the OpenTelemetry protocol as JSON, one a line
     Otlp,
+    /// Entries of the Journal Export Format, for systemd-journal-remote
+    Journald,
 }
 
 pub(super) fn answer(directories: &Directories, arguments: &Arguments) -> Result<()> {
-    let filter = arguments.filter.parse()?;
+    let filter = Filter { after: arguments.after, ..arguments.filter.parse()? };
+    if let Some(after) = arguments.after.filter(|after| *after > 0) {
+        is_of_this_record(directories, after)?;
+    }
     let host =
         nix::unistd::gethostname().map_err(|errno| Error::internal("ask for the host's name", errno))?;
     let host = host.to_string_lossy().into_owned();
@@ -49,6 +58,7 @@ pub(super) fn answer(directories: &Directories, arguments: &Arguments) -> Result
         printed = match arguments.format {
             As::Jsonl => output::line(record.json()),
             As::Syslog => output::line(&syslog(record, &host)),
+            As::Journald => output::write(&journal::entry(record, severity(record).0, &host)),
             As::Otlp => {
                 batch.push(otlp(record));
                 if batch.len() < BATCH { Ok(()) } else { print_batch(&mut batch, &host) }
@@ -58,6 +68,16 @@ pub(super) fn answer(directories: &Directories, arguments: &Arguments) -> Result
     printed?;
     note_skipped(queried);
     print_batch(&mut batch, &host)
+}
+
+/// A number that the record does not reach is one of another record: what a collector has is not what stands here.
+fn is_of_this_record(directories: &Directories, seq: u64) -> Result<()> {
+    let from = Filter { after: Some(seq - 1), ..Filter::default() };
+    match audit::query_lines(&directories.state, &from, |_| ())?.matched {
+        0 => Err(Error::new(Class::Integrity, "audit_behind", format!("the record has no number {seq}"))
+            .hint("it was begun anew or cut: see `kin audit verify`; without --after all of it is exported")),
+        _ => Ok(()),
+    }
 }
 
 /// Severities of RFC 5424 and of OpenTelemetry's logs data model.

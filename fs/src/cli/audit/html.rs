@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use kin_broker::Result;
 use kin_broker::audit::{self, Filter, Record};
 use kin_broker::paths::Directories;
-use kin_broker::{Result, files};
 
 use super::table::{what, who, why};
 use super::{Newest, shown_time};
-use crate::cli::output;
+use crate::cli::{export, output};
 
 /// The policy forbids the page to load or run anything, whatever a record says.
 const HEAD: &str = r#"<!doctype html>
@@ -48,7 +48,8 @@ pub(super) fn answer(directories: &Directories, filter: &Filter, path: &Path, li
     if path == Path::new("-") {
         return output::print(&page);
     }
-    files::write_atomic(path, page.as_bytes())
+    export::write_new(path, page.as_bytes())?;
+    output::line(&format!("wrote {} records to {}", newest.lines.len(), output::printable_path(path)))
 }
 
 fn page(newest: &Newest) -> String {

@@ -3,6 +3,8 @@
 mod export;
 mod exposed;
 mod html;
+mod journal;
+mod lives;
 mod table;
 mod tree;
 mod verify;
@@ -39,12 +41,17 @@ pub(super) struct Arguments {
     #[command(flatten)]
     filter: Filters,
     /// Show who in the tree of this grant opened what: its id, or a beginning of it
-    #[arg(long, value_name = "GRANT", conflicts_with_all = ["exposed", "html"])]
+    #[arg(long, value_name = "GRANT", conflicts_with_all = ["exposed", "html", "grant", "limit"])]
     tree: Option<String>,
     /// Show who was delivered this secret, or this version of it
-    #[arg(long, value_name = "REF[@VERSION]", conflicts_with = "html")]
+    ///
+    /// After `kin rm` versions count from 1 again: who was delivered the secret that had the name before is
+    /// marked. A reveal or an export without a number on the record counts for every version. Who opened a backup
+    /// or an export, with a recovery key too, and whom a reader passed the value on to, is on no record.
+    #[arg(long, value_name = "REF[@VERSION]")]
+    #[arg(conflicts_with_all = ["html", "denied", "reference", "limit"])]
     exposed: Option<String>,
-    /// Write a timeline that stands for itself to this file
+    /// Write a timeline that stands for itself to this file, which is not there yet
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     html: Option<PathBuf>,
     /// Show at most this many of the newest records; 0 is all
@@ -71,7 +78,10 @@ struct Filters {
     /// Only records from this time on: 2pm, yesterday, 10m ago, 2026-11-23T05:00
     #[arg(long, value_name = "T")]
     since: Option<String>,
-    /// Only records up to this time
+    /// Only records up to this time, or to the end of this day
+    ///
+    /// A time of day is its last occurrence; but --until is the first one after --since, and where that would be
+    /// tomorrow, a --since that is a time of day as well is that of the day before.
     #[arg(long, value_name = "T")]
     until: Option<String>,
     /// Only denials
@@ -127,7 +137,7 @@ fn shown(directories: &Directories, arguments: &Arguments) -> Result<()> {
     }
     if let Some(text) = &arguments.exposed {
         let (reference, version) = reference(text)?;
-        return exposed::answer(directories, Filter { reference: Some(reference), version, ..filter }, json);
+        return exposed::answer(directories, filter, &reference, version, json);
     }
     match &arguments.html {
         Some(path) => html::answer(directories, &filter, path, arguments.limit.unwrap_or(10_000)),
@@ -195,9 +205,7 @@ fn note_skipped(queried: Queried) {
 
 impl Filters {
     fn parse(&self) -> Result<Filter> {
-        let now = jiff::Zoned::now();
-        let time =
-            |text: &Option<String>| text.as_deref().map(|text| audit::parse_time(text, &now)).transpose();
+        let window = audit::parse_window(self.since.as_deref(), self.until.as_deref(), &jiff::Zoned::now())?;
         let (reference, version) = self.reference.as_deref().map(reference).transpose()?.unzip();
         Ok(Filter {
             reference,
@@ -206,8 +214,9 @@ impl Filters {
             grant: self.grant.clone(),
             consumer: self.consumer.clone(),
             event: None,
-            since: time(&self.since)?,
-            until: time(&self.until)?,
+            after: None,
+            since: window.since,
+            until: window.until,
             denied: self.denied,
         })
     }
@@ -220,6 +229,14 @@ fn reference(text: &str) -> Result<(Reference, Option<u64>)> {
         .parse()
         .map_err(|_| bad_usage("bad_version", "a version is a number", "write it as in stripe/test_key@2"))?;
     Ok((Reference::new(name)?, Some(version)))
+}
+
+/// The window that was asked for, as it was understood: ` from 2026-11-23 12:00:00 to 2026-11-23 16:00:00`.
+fn between(filter: &Filter) -> String {
+    let bound = |word, time: Option<jiff::Timestamp>| {
+        time.map_or_else(String::new, |time| format!(" {word} {}", shown_time(time)))
+    };
+    bound("from", filter.since) + &bound("to", filter.until)
 }
 
 /// Local time, `2026-11-23 05:41:58`.

@@ -6,7 +6,7 @@ use kin_broker::Result;
 use kin_broker::audit::{self, Filter, Record};
 use kin_broker::paths::Directories;
 
-use super::{Newest, shown_time};
+use super::{Newest, between, shown_time};
 use crate::cli::output;
 
 pub(super) fn answer(directories: &Directories, filter: &Filter, limit: usize) -> Result<()> {
@@ -19,7 +19,7 @@ pub(super) fn answer(directories: &Directories, filter: &Filter, limit: usize) -
         output::note(&format!("kin: {bad} lines are no records: see `kin audit verify`"));
     }
     if rows.is_empty() {
-        output::note("no such records");
+        output::note(&format!("no such records{}", between(filter)));
         return Ok(());
     }
     output::print(&output::table(&["TIME", "EVENT", "WHAT", "GRANT", "WHO", "WHY"], rows))
@@ -60,9 +60,12 @@ pub(super) fn who(record: &Record<'_>) -> String {
     }
 }
 
-/// Why: `no_grant × 12`.
+/// Why: `no_grant × 12`; of the record itself, `ENOSPC, 3 refused` and `41 bytes cut off`.
 pub(super) fn why(record: &Record<'_>) -> String {
-    match (text(record.reason()), record.count()) {
+    let cut = record.cut_bytes().map(|bytes| format!("{bytes} bytes cut off"));
+    let refused = record.refused().map(|records| format!("{records} refused"));
+    let why: Vec<_> = record.reason().map(Cow::into_owned).into_iter().chain(refused).chain(cut).collect();
+    match (why.join(", "), record.count()) {
         (reason, 0 | 1) => reason,
         (reason, count) => format!("{reason} × {count}"),
     }
@@ -70,4 +73,24 @@ pub(super) fn why(record: &Record<'_>) -> String {
 
 fn text(part: Option<Cow<'_, str>>) -> String {
     part.map_or_else(String::new, Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_says_of_itself_what_was_cut_off_and_what_was_refused() {
+        for (more, expected) in [
+            ("\"event\":\"audit.recover\",\"cut_bytes\":41", "41 bytes cut off"),
+            ("\"event\":\"audit.fault\",\"error\":\"ENOSPC\",\"refused\":3", "ENOSPC, 3 refused"),
+            ("\"event\":\"open.deny\",\"reason\":\"no_grant\",\"count\":12", "no_grant × 12"),
+            ("\"event\":\"mount.lost\"", ""),
+        ] {
+            let line = format!("{{\"seq\":1,\"time\":\"2026-11-23T05:46:48.000000Z\",{more}}}");
+            let mut said = None;
+            assert!(audit::parsed(&line, |record| said = Some(why(record))));
+            assert_eq!(said.as_deref(), Some(expected));
+        }
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
 use kin_tests::{Actor, Role, World, binary, eventually, in_user_namespace, is_root, record};
 use nix::errno::Errno;
@@ -186,6 +186,37 @@ fn the_record_can_be_asked_for_a_part() {
     assert!(asked(&["--project", "another"]).is_empty());
     assert!(asked(&["--until", "2001-01-01"]).is_empty());
     assert!(!asked(&["--since", "1h"]).is_empty());
+}
+
+#[test]
+fn a_window_around_now_has_what_was_just_recorded() {
+    let world = World::ready();
+    // A zone in which it is past noon, whenever this runs.
+    let hour = UNIX_EPOCH.elapsed().expect("a clock").as_secs() / 3600 % 24;
+    let zone = format!("<here>{}", i64::try_from(hour).expect("an hour") - 13);
+    let kin = |options: &[&str]| world.kin(["audit"]).env("TZ", &zone).args(options).run();
+    for (since, until) in [
+        ("12pm", "4pm"),
+        ("12pm", "11pm"),
+        ("12:00", "16:00"),
+        ("1h", "23:59"),
+        ("10m", "today"),
+        ("today", "today"),
+        ("yesterday", "today 23:00"),
+    ] {
+        let records = kin(&["--json", "--since", since, "--until", until]).exits(0).text();
+        assert!(records.lines().count() > 1, "{since} to {until}: {records}");
+        let exported = world.kin(["audit", "export"]).env("TZ", &zone);
+        let exported = exported.args(["--since", since, "--until", until]).run().exits(0).text();
+        assert_eq!(exported, records, "{since} to {until}");
+    }
+    let day = Command::new("date").arg("+%F").env("TZ", &zone).output().expect("a date").stdout;
+    let day = String::from_utf8(day).expect("text").trim().to_owned();
+    assert!(!kin(&["--json", "--since", &day, "--until", &day]).exits(0).text().is_empty());
+    kin(&["--since", "1h", "--until", "2h"]).refuses(2, &["before"]);
+    kin(&["--since", "1h", "--until", "11am"]).refuses(2, &["not 11:00:00 yet"]);
+    let none = kin(&["--since", "yesterday", "--until", "yesterday"]).exits(0);
+    assert!(none.stderr.contains("no such records from") && none.stderr.contains("23:59:59"), "{none}");
 }
 
 #[test]
@@ -474,6 +505,52 @@ fn after_a_leak_the_record_says_who_was_delivered_the_value() {
 }
 
 #[test]
+fn who_was_delivered_a_secret_is_not_mixed_with_who_was_delivered_the_next_of_its_name() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    world.secret("db/url");
+    assert!(member.cat(&world.file(DATABASE)).is_ok());
+    world.kin(["reveal", "db/url@1", "--yes"]).run().exits(0);
+    world.kin(["rm", "db/url", "--yes"]).run().exits(0);
+    world.secret("db/url");
+    assert!(member.cat(&world.file(DATABASE)).is_ok());
+    let exposed = |what: &str| {
+        let said = world.kin(["audit", "--json", "--exposed", what]).run().exits(0).json();
+        let rows = said["exposed"].as_array().cloned().expect("a list");
+        let row = |row: &Value| {
+            (
+                row["version"].as_u64(),
+                row["removed"].is_string(),
+                row["name"].as_str().expect("a name").to_owned(),
+            )
+        };
+        (said["known"].as_bool().expect("known"), rows.iter().map(row).collect::<Vec<_>>())
+    };
+    let reader = "python3".to_owned();
+    let revealed = (Some(1), true, "kin reveal".to_owned());
+    assert_eq!(exposed("db/url@2"), (true, vec![(Some(2), true, reader.clone())]));
+    assert_eq!(exposed("db/url@1"), (true, vec![(Some(1), false, reader), revealed]));
+    assert_eq!(exposed("db/url@3"), (false, vec![]));
+    let said = world.kin(["audit", "--exposed", "db/url@2"]).run().exits(0);
+    assert!(said.text().contains("REMOVED") && said.stderr.contains("not on this record"), "{said}");
+    let none = world.kin(["audit", "--exposed", "db/url@3"]).run().exits(0);
+    assert!(none.stdout.is_empty() && none.stderr.contains("the record shows no version 3"), "{none}");
+    // What was restored from a backup may have had any version.
+    let backup = world.path("backup.age");
+    let backup = backup.to_str().expect("UTF-8");
+    world.kin(["backup", backup]).run().exits(0);
+    world.kin(["restore", backup, "--yes"]).run().exits(0);
+    let said = world.kin(["audit", "--json", "--exposed", "db/url@3"]).run().exits(0).json();
+    assert!(said["restored"].is_string() && said["known"] == true, "{said}");
+    let said = world.kin(["audit", "--exposed", "db/url@3"]).run().exits(0);
+    assert!(said.stderr.contains("may have been given twice"), "{said}");
+    for besides in [&["--denied"][..], &["--ref", "api/key"], &["--limit", "3"]] {
+        let refused = world.kin(["audit", "--exposed", "db/url"]).args(besides).run().exits(2);
+        assert!(refused.stderr.contains(&format!("does not go with {}", besides[0])), "{refused}");
+    }
+}
+
+#[test]
 fn a_grants_tree_says_who_in_it_opened_what() {
     let world = World::ready();
     let member = world.member(&[]);
@@ -512,12 +589,41 @@ fn the_record_leaves_for_collectors_and_for_people() {
     let batch: Value = serde_json::from_str(otlp.lines().next().expect("a batch")).expect("JSON");
     let records = &batch["resourceLogs"][0]["scopeLogs"][0]["logRecords"];
     assert!(records.as_array().is_some_and(|records| records.len() > 5), "{batch}");
+    let journal = export("journald");
+    assert_eq!(journal.matches("\nSYSLOG_IDENTIFIER=kin\n").count(), journal.matches("\n\n").count());
+    assert!(journal.contains("\nKIN_EVENT=open.deny\n") && journal.contains("\nKIN_REFERENCE=db/url\n"));
     let page = world.path("timeline.html");
-    world.kin(["audit", "--html", page.to_str().expect("UTF-8")]).run().exits(0);
-    let page = std::fs::read_to_string(page).expect("a page");
+    let write = || world.kin(["audit", "--html", page.to_str().expect("UTF-8")]).run();
+    assert!(write().exits(0).text().contains("timeline.html"));
+    let _ = write().refuses(5, &["is there already"]);
+    let page = std::fs::read_to_string(&page).expect("a page");
     assert!(page.starts_with("<!doctype html>") && page.contains("open.allow") && page.contains("db/url@1"));
     let consumer = |name: &str| world.kin(["audit", "--json", "--consumer", name]).run().exits(0).text();
     assert!(consumer("python3").lines().count() >= 2 && consumer("nobody-of-this-name").is_empty());
+}
+
+#[test]
+fn a_collector_that_goes_on_after_a_number_neither_loses_nor_repeats() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    let export = |after: u64| {
+        let told = world.kin(["audit", "export", "--after", &after.to_string()]).run().exits(0).text();
+        told.lines()
+            .map(|line| record::seq(&serde_json::from_str(line).expect("a record")))
+            .collect::<Vec<_>>()
+    };
+    let mut collected = Vec::new();
+    for _ in 0..3 {
+        collected.extend(export(collected.last().copied().unwrap_or(0)));
+        assert!(member.cat(&world.file(DATABASE)).is_ok());
+        assert!(world.outsider().cat(&world.file(DATABASE)).is_err());
+    }
+    collected.extend(export(collected.last().copied().expect("a record")));
+    let last = *collected.last().expect("a record");
+    assert_eq!(collected, (1..=last).collect::<Vec<_>>());
+    assert!(export(last).is_empty());
+    let beyond = (last + 1000).to_string();
+    world.kin(["audit", "export", "--after", &beyond]).run().refuses(7, &[&beyond]);
 }
 
 #[test]
