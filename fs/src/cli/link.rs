@@ -152,7 +152,11 @@ fn adopt(
     for info in there {
         let Some(reference) = &info.reference else {
             let message = format!("{} is made of several secrets", info.file);
-            return Err(bad_usage("not_one_secret", message, "import the file first: `kin import FILE`"));
+            return Err(bad_usage(
+                "not_one_secret",
+                message,
+                "`kin import FILE --link --by-key --overwrite` moves each of its keys",
+            ));
         };
         let value = read(&links.directory, info)?;
         entries.push(Entry { reference: reference.clone(), value });

@@ -131,7 +131,11 @@ impl Plan {
         let path = output::printable_path(&self.place.whole());
         let added = manifest::added(self.old.as_deref(), &self.new);
         let what = if self.old.is_some() { "gets" } else { "is new" };
-        format!("{}\n{FILE} {what}:\n{added}\n{path} becomes a link into the mount\n", staging::table(seen))
+        let manifest = match self.old.as_ref() == Some(&self.new) {
+            true => format!("{FILE} has it already\n"),
+            false => format!("{FILE} {what}:\n{added}"),
+        };
+        format!("{}\n{manifest}\n{path} becomes a link into the mount\n", staging::table(seen))
     }
 
     /// Writes the manifest, and trusts exactly what was written. What cannot be trusted goes again.
@@ -170,8 +174,12 @@ impl Plan {
                 1 => " and its one key".into(),
                 count => format!(" and its {count} keys"),
             };
-            output::line(&format!("stored {}{others}, and trusted {FILE} with", self.reference))?;
-            output::print(&manifest::added(self.old.as_deref(), &self.new))?;
+            if self.old.as_ref() == Some(&self.new) {
+                output::line(&format!("stored {}{others}, as {FILE} has it", self.reference))?;
+            } else {
+                output::line(&format!("stored {}{others}, and trusted {FILE} with", self.reference))?;
+                output::print(&manifest::added(self.old.as_deref(), &self.new))?;
+            }
             link::say(&made)?;
         }
         let adopted = made.iter().filter(|link| link.state == LinkState::Replaced);

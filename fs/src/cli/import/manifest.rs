@@ -14,6 +14,8 @@ use crate::cli::bad_usage;
 
 /// What stands beside it until it is whole.
 const BESIDE: &str = ".kin.toml.kin-new";
+/// The format of a file that is made of its keys.
+const DOTENV: &str = "dotenv";
 /// Where a project's name comes from nothing better.
 const NAMELESS: &str = "project";
 
@@ -60,7 +62,10 @@ pub(super) fn extended(text: Option<&str>, project: &ProjectName, addition: Addi
         document.get(table).and_then(Item::as_table_like).is_some_and(|own| own.contains_key(file.as_str()))
     });
     if taken {
-        return Err(bound_already(file, "give it a `path`, trust it, and `kin link --adopt`"));
+        return match has_it(&document, addition) {
+            true => Ok(text),
+            false => Err(bound_already(file, "give it a `path`, trust it, and `kin link --adopt`")),
+        };
     }
     let bindings = table(&mut document, "bindings")?;
     match of {
@@ -81,13 +86,35 @@ pub(super) fn extended(text: Option<&str>, project: &ProjectName, addition: Addi
                 }
             }
             let mut made = Table::new();
-            made.insert("format", value("dotenv"));
+            made.insert("format", value(DOTENV));
             made.insert("select", value(list(keys.iter().map(|(key, _)| key.as_str()))));
             made.insert("path", value(path.as_str()));
             table(&mut document, "files")?.insert(file.as_str(), Item::Table(made));
         }
     }
     Ok(document.to_string())
+}
+
+/// Whether all of it stands there: the file was linked before, and has come back meanwhile.
+fn has_it(document: &DocumentMut, addition: Addition<'_>) -> bool {
+    let Addition { file, path, of } = addition;
+    let entry = |table: &str, name: &str| document.get(table)?.as_table_like()?.get(name);
+    let text = |item: &Item, key: &str| Some(item.as_table_like()?.get(key)?.as_str()?.to_owned());
+    let is_at = |item: &Item| text(item, "path").as_deref() == Some(path.as_str());
+    match of {
+        Source::Whole(reference) => entry("bindings", file.as_str())
+            .is_some_and(|binding| is_of(binding, reference) && is_at(binding)),
+        Source::Keys(keys) => entry("files", file.as_str()).is_some_and(|made| {
+            let select = made.as_table_like().and_then(|made| made.get("select")?.as_array());
+            let selected = select.into_iter().flatten().filter_map(|key| key.as_str());
+            text(made, "format").as_deref() == Some(DOTENV)
+                && is_at(made)
+                && selected.eq(keys.iter().map(|(key, _)| key.as_str()))
+                && keys.iter().all(|(key, reference)| {
+                    entry("bindings", key.as_str()).is_some_and(|binding| is_of(binding, reference))
+                })
+        }),
+    }
 }
 
 fn table<'d>(document: &'d mut DocumentMut, name: &str) -> Result<&'d mut dyn TableLike> {
