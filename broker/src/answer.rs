@@ -58,8 +58,8 @@ impl Broker {
             }
             Question::Remove { reference } => plain(&self.remove_secret(&reference, bus)?),
             Question::Backup { path } => plain(&self.backup(&path, bus)?),
-            Question::Restore { path, confirmed } => {
-                plain(&self.restore(&path, confirmed, value.as_ref(), bus)?)
+            Question::Restore { path, confirmed, identity } => {
+                plain(&self.restore(&path, confirmed, (identity, value.as_ref()), bus)?)
             }
             Question::Stage { entries } => plain(&self.stage(staged, entries, value)?),
             Question::StageExport(request) => {

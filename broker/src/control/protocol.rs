@@ -113,14 +113,17 @@ pub enum Question {
         #[serde(with = "path_bytes")]
         path: PathBuf,
     },
-    /// Put the vault of a backup in the place of the one that is there; a passphrase travels as the value.
-    /// → [`Restored`].
+    /// Put the vault of a backup in the place of the one that is there; a passphrase or an identity travels
+    /// as the value. → [`Restored`].
     Restore {
         /// The backup.
         #[serde(with = "path_bytes")]
         path: PathBuf,
         /// A person confirmed; without, it is only looked at.
         confirmed: bool,
+        /// The value is the identity itself.
+        #[serde(default)]
+        identity: bool,
     },
     /// Values that wait on this connection for [`Self::Import`]; they travel as the value, packed. → `()`.
     Stage {

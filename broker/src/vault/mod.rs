@@ -423,7 +423,8 @@ impl Vault {
 
 fn absent(place: &Place) -> Error {
     let message = format!("there is no vault at {}", place.file.display());
-    Error::new(Class::Locked, "vault_absent", message).hint("`kin init` makes one")
+    Error::new(Class::Locked, "vault_absent", message)
+        .hint("its key is there: `kin restore BACKUP` brings it back")
 }
 
 /// SHA-256 of a vault's file, hexadecimal; `None` where there is none.
