@@ -19,7 +19,7 @@ use crate::grants::LiveGrant;
 use crate::identity::tree_of;
 use crate::manifest::{FileRecipe, Manifest};
 use crate::sys::memory::{self, Plaintext};
-use crate::vault::Facts;
+use crate::vault::{self, Facts};
 use crate::{executables, generate, keys};
 
 impl Broker {
@@ -296,8 +296,7 @@ impl Broker {
             Custody::Suspended => ("suspended", None),
             _ => ("locked", None),
         };
-        let late = |secret: &&SecretInfo| secret.due.is_some_and(|due| due <= clock::unix_seconds());
-        let overdue = secrets.iter().flatten().filter(late).count();
+        let due = vault::due(secrets.as_deref().unwrap_or_default(), clock::unix_seconds());
         let key = keys::method(&self.directories).ok().flatten();
         let state = if key.is_none() { "absent" } else { state };
         Status {
@@ -312,7 +311,8 @@ impl Broker {
                 state: state.to_owned(),
                 key,
                 secrets: secrets.map(|all| all.len()),
-                overdue,
+                overdue: due.iter().filter(|secret| secret.overdue).count(),
+                due,
             },
             mount: MountStatus {
                 path: self.directories.mountpoint(),

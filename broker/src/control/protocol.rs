@@ -698,6 +698,20 @@ pub struct VaultStatus {
     /// How many of them should have been replaced by now.
     #[serde(default)]
     pub overdue: usize,
+    /// These, and those that should be within two weeks, the most urgent first.
+    #[serde(default)]
+    pub due: Vec<DueInfo>,
+}
+
+/// A secret that should be replaced by now, or soon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DueInfo {
+    /// Its name.
+    pub reference: Reference,
+    /// When: seconds of Unix time.
+    pub due: i64,
+    /// Whether that is over.
+    pub overdue: bool,
 }
 
 /// The mount, as `kin status` shows it.

@@ -26,7 +26,7 @@ use anchor::Freshness;
 use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
 
 pub(crate) use anchor::digest as digest_of;
-pub(crate) use history::modified;
+pub(crate) use history::{due, modified};
 pub(crate) use recipients::Rekeyed;
 
 /// Bytes of a value, at most.

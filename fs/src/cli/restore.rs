@@ -60,8 +60,9 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
         match client.ask_with::<Restored>(question.clone(), secret.as_ref()) {
             Err(error) if error.code == "passphrase_needed" && secret.is_none() => {
                 let asked = unlock::ask_passphrase();
-                secret =
-                    Some(asked.map_err(|error| error.hint("`--passphrase-stdin` takes it without a terminal"))?);
+                secret = Some(
+                    asked.map_err(|error| error.hint("`--passphrase-stdin` takes it without a terminal"))?,
+                );
                 client.ask_with(question, secret.as_ref())
             }
             answer => answer,
