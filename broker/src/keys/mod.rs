@@ -130,9 +130,10 @@ pub fn left_of_a_lost_vault(directories: &Directories) -> Vec<PathBuf> {
     left
 }
 
-fn key_exists(left: &[PathBuf]) -> Error {
+/// The refusal where a vault is lost, and this is left of it.
+pub fn key_exists(left: &[PathBuf]) -> Error {
     let left = left.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
-    let message = format!("the vault is missing, but {left} of it is there");
+    let message = format!("the vault's file is missing, and of the vault there is still {left}");
     let hint = format!("`kin restore BACKUP` brings the vault back; to begin anew, move {left} away");
     Error::new(Class::Denied, "key_exists", message).hint(hint)
 }

@@ -282,10 +282,19 @@ fn sealed_for(payload: &[u8], reader: &Identity, owner: &str) -> Option<Keys> {
 
 fn decrypt(file: &[u8], path: &Path, identity: &Identity) -> Result<Zeroizing<Vec<u8>>> {
     age_file::decrypt(file, &identity.age()).map_err(|error| match error {
-        DecryptError::InvalidHeader => corrupt(path, "is no file of a vault's"),
+        DecryptError::InvalidHeader => not_age(path),
         DecryptError::NoMatchingKeys => corrupt(path, "is encrypted to another key"),
         _ => corrupt(path, "is damaged: it does not decrypt"),
     })
+}
+
+/// Whether it begins as an age file does (C2SP, age.md).
+pub(super) fn is_age(file: &[u8]) -> bool {
+    file.starts_with(b"age-encryption.org/v1\n")
+}
+
+pub(super) fn not_age(path: &Path) -> Error {
+    corrupt(path, "is no file of a vault's")
 }
 
 impl Record {
