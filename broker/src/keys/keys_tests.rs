@@ -205,6 +205,20 @@ fn g08_a_keyring_that_hangs_or_fails_locks_in_time_and_never_falls_back() {
 }
 
 #[test]
+fn a_keyring_that_is_locked_hints_at_what_helps_a_vault_that_is_there_and_one_that_is_made() {
+    let (dir, at) = home();
+    let locked = script(&dir, "echo 'locked: prompt dismissed'; exit 1");
+    let hint = |refused: Result<Identity>| refused.err().and_then(|error| error.hint).unwrap_or_default();
+    let made = hint(create_through(&locked, &at, &KeyMethod::Keyring, None, None));
+    assert!(made.contains("--passphrase-stdin") && !made.contains("kin unlock"), "{made}");
+    let recipient = Identity::generate().recipient().to_owned();
+    let config = Config { format: FORMAT, method: KeyMethod::Keyring, recipient };
+    files::write_atomic(&at.key_config(), &config.render().unwrap()).unwrap();
+    let there = hint(load_through(&locked, &at, None, None));
+    assert!(there.contains("kin unlock --identity-fd") && !there.contains("--passphrase-stdin"), "{there}");
+}
+
+#[test]
 fn g09_a_keyring_that_returns_garbage_is_a_mismatch() {
     let (dir, at) = home();
     let create = |agent: &Agent| refused(create_through(agent, &at, &KeyMethod::Keyring, None, None));
