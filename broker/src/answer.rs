@@ -20,7 +20,7 @@ use crate::grants::LiveGrant;
 use crate::identity::{Known, tree_of};
 use crate::manifest::{FileRecipe, Manifest};
 use crate::sys::memory::{self, Plaintext};
-use crate::vault::Facts;
+use crate::vault::{self, Facts};
 use crate::{executables, generate, keys};
 
 impl Broker {
@@ -60,8 +60,8 @@ impl Broker {
             }
             Question::Remove { reference } => plain(&self.remove_secret(&reference, bus)?),
             Question::Backup { path } => plain(&self.backup(&path, bus)?),
-            Question::Restore { path, confirmed } => {
-                plain(&self.restore(&path, confirmed, value.as_ref(), bus)?)
+            Question::Restore { path, confirmed, identity } => {
+                plain(&self.restore(&path, confirmed, (identity, value.as_ref()), bus)?)
             }
             Question::Stage { entries } => plain(&self.stage(staged, entries, value)?),
             Question::StageExport(request) => {
@@ -315,8 +315,7 @@ impl Broker {
             Custody::Suspended => ("suspended", None),
             _ => ("locked", None),
         };
-        let late = |secret: &&SecretInfo| secret.due.is_some_and(|due| due <= clock::unix_seconds());
-        let overdue = secrets.iter().flatten().filter(late).count();
+        let due = vault::due(secrets.as_deref().unwrap_or_default(), clock::unix_seconds());
         let key = keys::method(&self.directories).ok().flatten();
         let state = if key.is_none() { "absent" } else { state };
         Status {
@@ -331,7 +330,8 @@ impl Broker {
                 state: state.to_owned(),
                 key,
                 secrets: secrets.map(|all| all.len()),
-                overdue,
+                overdue: due.iter().filter(|secret| secret.overdue).count(),
+                due,
             },
             mount: MountStatus {
                 path: self.directories.mountpoint(),

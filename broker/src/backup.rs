@@ -10,7 +10,7 @@ use crate::custody::{Asker, vault_event};
 use crate::error::{Class, Error, Result};
 use crate::sys::memory::Plaintext;
 use crate::vault::{Place, Vault};
-use crate::{files, keys};
+use crate::{files, keys, succession};
 
 /// Bytes of a backup, at most: those of a vault.
 const LIMIT: u64 = 64 << 20;
@@ -44,40 +44,77 @@ impl Broker {
     }
 
     /// Puts the vault of a backup in the place of the one that is there, which may be lost or damaged; or,
-    /// not `confirmed`, says what that would do.
+    /// not `confirmed`, says what that would do. Where no vault is known, the identity comes with it: one that was
+    /// `given`, or the one beside the backup.
     ///
     /// # Errors
-    /// `backup_missing` (Usage); what refuses an unsafe file, and a vault that does not authenticate; the key's.
+    /// `backup_missing` (Usage); `backup_without_key`, `vault_absent` (Locked); what refuses an unsafe file, and a
+    /// vault that does not authenticate; the key's.
     pub(crate) fn restore(
         &self,
         path: &Path,
         confirmed: bool,
-        passphrase: Option<&Plaintext>,
+        (given, secret): (bool, Option<&Plaintext>),
         session_bus: Option<&str>,
     ) -> Result<Restored> {
         let changing = self.change()?;
         let open = self.custody.read().opened();
-        let (identity, key) = match &open {
-            Some(opened) => (opened.identity.clone(), opened.key.clone()),
-            None => {
-                let (identity, key) = self.fetch(Unlock::default(), passphrase, session_bus)?;
-                (Arc::new(identity), key)
-            }
-        };
+        let place = Place::of(&self.directories);
         let bytes = files::read_shared(path, LIMIT)?.ok_or_else(|| {
             let message = format!("there is no backup at {}", path.display());
             Error::new(Class::Usage, "backup_missing", message).hint("`kin backup FILE` makes one")
         })?;
-        let place = Place::of(&self.directories);
-        let mut vault = Vault::of_backup(&place, path, &bytes, &identity)?;
+        succession::settle(&place, &self.directories)?;
+        let unknown = open.is_none() && keys::method(&self.directories)?.is_none();
+        let sealed = if unknown && !given { Some(identity_beside(path)?) } else { None };
+        let (identity, key) = match &open {
+            Some(opened) => (opened.identity.clone(), opened.key.clone()),
+            None if unknown => {
+                let (identity, key) = keys::brought(sealed.as_deref(), secret)?;
+                (Arc::new(identity), key)
+            }
+            None => {
+                let how = Unlock { identity: given, ..Unlock::default() };
+                let (identity, key) = self.fetch(how, secret, session_bus)?;
+                (Arc::new(identity), key)
+            }
+        };
+        let mut vault = Vault::of_backup(&place, path, &bytes, &identity).map_err(of_another)?;
         let replaces = open.as_ref().map(|opened| opened.vault.list().len());
         let restored = Restored { secrets: vault.list().len(), generation: vault.generation(), replaces };
         if confirmed {
             self.record(&vault_event(VaultChange::Restore, None, Some(&path.to_string_lossy())))?;
+            // The key first: a restore that is cut short is repeated, with the key that is there then.
+            if unknown {
+                keys::keep_brought(&self.directories, &identity, &key, sealed.as_deref())?;
+            }
             vault.restore()?;
             let trust = open.map(|opened| opened.trust.clone());
             self.open_up(&changing, identity, vault, key, trust)?;
         }
         Ok(restored)
+    }
+}
+
+/// The identity that `kin backup` put beside a backup.
+fn identity_beside(path: &Path) -> Result<Vec<u8>> {
+    let beside = files::beside(path, ".identity");
+    files::read_shared(&beside, LIMIT)?.ok_or_else(|| {
+        let message =
+            format!("no vault is known here, and no {} says what opens the backup", beside.display());
+        Error::new(Class::Locked, "backup_without_key", message).hint(
+            "`kin restore BACKUP --identity-fd 3 3< KEY` takes its key, `kin recovery restore --from BACKUP` a recovery key",
+        )
+    })
+}
+
+/// A backup that this vault's key does not open may be whole all the same.
+fn of_another(error: Error) -> Error {
+    match &*error.code {
+        "vault_corrupt" | "vault_unauthenticated" => error.hint(
+            "take another copy; a backup of another vault, or from before a `kin rekey`, opens apart, with its own \
+             key: `KIN_HOME=DIR kin restore FILE`; `kin import` reads what `kin export` wrote",
+        ),
+        _ => error,
     }
 }

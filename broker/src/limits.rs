@@ -9,6 +9,9 @@ const DAY: u64 = 24 * 60 * 60;
 /// The most opens that a limit may allow: whoever wants more wants none.
 const MOST_OPENS: u64 = 1_000_000_000;
 
+/// Seconds before a rotation is due in which it is said: two weeks.
+pub const DUE_SOON: i64 = 14 * 24 * 60 * 60;
+
 /// Units, from the longest, in seconds.
 pub const UNITS: [(char, u64); 4] = [('d', DAY), ('h', 60 * 60), ('m', 60), ('s', 1)];
 

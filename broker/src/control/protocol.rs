@@ -113,14 +113,17 @@ pub enum Question {
         #[serde(with = "path_bytes")]
         path: PathBuf,
     },
-    /// Put the vault of a backup in the place of the one that is there; a passphrase travels as the value.
-    /// → [`Restored`].
+    /// Put the vault of a backup in the place of the one that is there; a passphrase or an identity travels
+    /// as the value. → [`Restored`].
     Restore {
         /// The backup.
         #[serde(with = "path_bytes")]
         path: PathBuf,
         /// A person confirmed; without, it is only looked at.
         confirmed: bool,
+        /// The value is the identity itself.
+        #[serde(default)]
+        identity: bool,
     },
     /// Values that wait on this connection for [`Self::Import`]; they travel as the value, packed. → `()`.
     Stage {
@@ -695,6 +698,20 @@ pub struct VaultStatus {
     /// How many of them should have been replaced by now.
     #[serde(default)]
     pub overdue: usize,
+    /// These, and those that should be within two weeks, the most urgent first.
+    #[serde(default)]
+    pub due: Vec<DueInfo>,
+}
+
+/// A secret that should be replaced by now, or soon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DueInfo {
+    /// Its name.
+    pub reference: Reference,
+    /// When: seconds of Unix time.
+    pub due: i64,
+    /// Whether that is over.
+    pub overdue: bool,
 }
 
 /// The mount, as `kin status` shows it.

@@ -19,7 +19,10 @@ const DEADLINE: Duration = Duration::from_millis(4500);
 const PASSED: [&str; 3] = ["HOME", "XDG_RUNTIME_DIR", "PATH"];
 const BUS: &str = "DBUS_SESSION_BUS_ADDRESS";
 const HINT: &str = "unlock the keyring (`gnome-keyring-daemon --unlock --components=secrets` does it without \
-                    a desktop), or keep the identity elsewhere: `kin init --passphrase-stdin`";
+                    a desktop), or keep the identity elsewhere: --passphrase-stdin, --key-file PATH";
+/// For a vault whose identity is in the keyring already.
+const GET_HINT: &str = "unlock the keyring (`gnome-keyring-daemon --unlock --components=secrets` does it without \
+                        a desktop); `kin unlock --identity-fd N` and `kin recovery restore` do without it";
 
 /// How to start the child that asks the Secret Service.
 #[derive(Clone, Debug)]
@@ -43,7 +46,8 @@ impl Agent {
     /// Class Locked: `keyring_locked`, `keyring_unavailable`, `keyring_timeout`, `keyring_item_missing`,
     /// `identity_mismatch`.
     pub fn get(&self, recipient: &str, session_bus: Option<&str>) -> Result<Identity> {
-        let answer = self.ask("get", recipient, &[], session_bus)?;
+        let answer =
+            self.ask("get", recipient, &[], session_bus).map_err(|error| hinting(error, GET_HINT))?;
         Identity::parse(answer.bytes())
             .filter(|identity| identity.recipient() == recipient)
             .ok_or_else(|| mismatch("the keyring's item is not this vault's identity"))
@@ -55,7 +59,7 @@ impl Agent {
     /// As [`Self::get`].
     pub fn put(&self, identity: &Identity, session_bus: Option<&str>) -> Result<()> {
         self.ask("put", identity.recipient(), identity.text().bytes(), session_bus)?;
-        self.get(identity.recipient(), session_bus).map(|_| ())
+        self.get(identity.recipient(), session_bus).map(|_| ()).map_err(|error| hinting(error, HINT))
     }
 
     /// Whether there is a Secret Service that answers.
@@ -140,6 +144,11 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Another hint for a keyring that does not give what it has; what it gave wrongly has its own.
+fn hinting(error: Error, hint: &str) -> Error {
+    if error.code == "identity_mismatch" { error } else { error.hint(hint) }
 }
 
 /// What the child's word means.

@@ -98,6 +98,7 @@ fn a_key_file_is_made_where_there_is_none_and_kept_where_there_is() {
     let made = create(&at, &method, None, None).unwrap();
     assert_eq!(load(&at, None, None).unwrap().recipient(), made.recipient());
     let before = std::fs::read(&path).unwrap();
+    std::fs::remove_file(at.key_config()).unwrap();
     let again = create(&at, &method, None, None).unwrap();
     assert_eq!(again.recipient(), made.recipient());
     assert_eq!(std::fs::read(&path).unwrap(), before);
@@ -120,6 +121,7 @@ fn a_key_file_that_is_missing_exposed_or_damaged_is_refused() {
         files::write_atomic(&path, bad).unwrap();
         assert_eq!(refused(load(&at, None, None)), (Class::Integrity, "key_corrupt".to_owned()));
     }
+    std::fs::remove_file(at.key_config()).unwrap();
     let relative = KeyMethod::KeyFile { path: "key.txt".into() };
     assert_eq!(refused(create(&at, &relative, None, None)), (Class::Usage, "bad_key_file".to_owned()));
 }
@@ -149,10 +151,15 @@ fn an_existing_vault_keeps_its_key() {
 }
 
 #[test]
-fn an_interrupted_init_can_be_repeated_and_loses_no_key() {
+fn an_interrupted_init_is_repeated_once_its_key_is_moved_away_and_no_key_is_lost() {
     let (_dir, at) = home();
     create(&at, &KeyMethod::Passphrase, Some(&value("p")), None).unwrap();
     let first = std::fs::read(at.identity_file()).unwrap();
+    let config = std::fs::read(at.key_config()).unwrap();
+    let again = create(&at, &KeyMethod::Passphrase, Some(&value("p")), None);
+    assert_eq!(refused(again), (Class::Denied, "key_exists".to_owned()));
+    assert_eq!(std::fs::read(at.key_config()).unwrap(), config);
+    std::fs::remove_file(at.key_config()).unwrap();
     create(&at, &KeyMethod::Passphrase, Some(&value("p")), None).unwrap();
     let kept: Vec<_> = std::fs::read_dir(&at.data)
         .unwrap()
@@ -195,6 +202,20 @@ fn g08_a_keyring_that_hangs_or_fails_locks_in_time_and_never_falls_back() {
     assert_eq!(create(&absent), locked("keyring_unavailable"));
     assert!(started.elapsed() < std::time::Duration::from_secs(5));
     assert!(!at.key_config().exists());
+}
+
+#[test]
+fn a_keyring_that_is_locked_hints_at_what_helps_a_vault_that_is_there_and_one_that_is_made() {
+    let (dir, at) = home();
+    let locked = script(&dir, "echo 'locked: prompt dismissed'; exit 1");
+    let hint = |refused: Result<Identity>| refused.err().and_then(|error| error.hint).unwrap_or_default();
+    let made = hint(create_through(&locked, &at, &KeyMethod::Keyring, None, None));
+    assert!(made.contains("--passphrase-stdin") && !made.contains("kin unlock"), "{made}");
+    let recipient = Identity::generate().recipient().to_owned();
+    let config = Config { format: FORMAT, method: KeyMethod::Keyring, recipient };
+    files::write_atomic(&at.key_config(), &config.render().unwrap()).unwrap();
+    let there = hint(load_through(&locked, &at, None, None));
+    assert!(there.contains("kin unlock --identity-fd") && !there.contains("--passphrase-stdin"), "{there}");
 }
 
 #[test]

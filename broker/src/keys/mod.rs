@@ -13,7 +13,7 @@ pub mod session;
 pub(crate) use identity::Root;
 pub use identity::{Identity, is_recipient};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -85,8 +85,8 @@ impl Config {
 /// Makes an identity (or takes the one in an existing key file), keeps it, and pins it.
 ///
 /// # Errors
-/// `vault_exists` (Denied) where there is a vault; `passphrase_needed`, `empty_passphrase`, `bad_key_file`;
-/// the errors of the place where it is to be kept.
+/// `vault_exists` (Denied) where there is a vault, `key_exists` (Denied) where one is lost; `passphrase_needed`,
+/// `empty_passphrase`, `bad_key_file`; the errors of the place where it is to be kept.
 pub fn create(
     directories: &Directories,
     method: &KeyMethod,
@@ -113,14 +113,65 @@ pub fn create_through(
         let hint = "`kin status` shows it; move it away to begin anew";
         return Err(Error::new(Class::Denied, "vault_exists", message).hint(hint));
     }
+    let of_lost = left_of_a_lost_vault(directories);
+    if !of_lost.is_empty() {
+        return Err(key_exists(&of_lost));
+    }
     let successor = successor(agent, method, passphrase, session_bus)?;
-    if let Some(sealed) = &successor.sealed {
+    keep(directories, &successor.config(), successor.sealed.as_deref())?;
+    Ok(successor.identity)
+}
+
+/// What is there of a vault whose file is not: a backup of it opens with that key alone. Empty where there is a vault,
+/// or never was one.
+pub fn left_of_a_lost_vault(directories: &Directories) -> Vec<PathBuf> {
+    let mut left = vec![directories.key_config(), directories.vault_anchor()];
+    left.retain(|path| !files::exists(&directories.vault_file()) && files::exists(path));
+    left
+}
+
+/// The refusal where a vault is lost, and this is left of it.
+pub fn key_exists(left: &[PathBuf]) -> Error {
+    let left = left.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
+    let message = format!("the vault's file is missing, and of the vault there is still {left}");
+    let hint = format!("`kin restore BACKUP` brings the vault back; to begin anew, move {left} away");
+    Error::new(Class::Denied, "key_exists", message).hint(hint)
+}
+
+/// The identity for a backup, on a machine that knows no vault, and how it is kept: the one that is `sealed` with
+/// the passphrase that `secret` is, or `secret` itself.
+///
+/// # Errors
+/// `passphrase_needed`, `wrong_passphrase`, `identity_needed` (Locked); `bad_identity` (Usage); `key_corrupt`.
+pub(crate) fn brought(sealed: Option<&[u8]>, secret: Option<&Plaintext>) -> Result<(Identity, KeyMethod)> {
+    match sealed {
+        Some(sealed) => {
+            let passphrase = secret.ok_or_else(passphrase_needed)?;
+            Ok((passphrase::open(sealed, passphrase)?, KeyMethod::Passphrase))
+        }
+        None => Ok((parse_given(secret.ok_or_else(identity_needed)?)?, KeyMethod::Given)),
+    }
+}
+
+/// Keeps such an identity as this machine's.
+pub(crate) fn keep_brought(
+    directories: &Directories,
+    identity: &Identity,
+    method: &KeyMethod,
+    sealed: Option<&[u8]>,
+) -> Result<()> {
+    let recipient = identity.recipient().to_owned();
+    keep(directories, &Config { format: FORMAT, method: method.clone(), recipient }, sealed)
+}
+
+/// Keeps an identity as that of the vault that is about to be made. An identity's file that is there stays, aside.
+fn keep(directories: &Directories, config: &Config, sealed: Option<&[u8]>) -> Result<()> {
+    if let Some(sealed) = sealed {
         let file = directories.identity_file();
         keep_aside(&RealDisk, &file)?;
         files::write_atomic(&file, sealed)?;
     }
-    files::write_atomic(&directories.key_config(), &successor.config().render()?)?;
-    Ok(successor.identity)
+    files::write_atomic(&directories.key_config(), &config.render()?)
 }
 
 /// An identity that is to be a vault's, kept where the method says unless that is a file of kin's.
@@ -271,7 +322,8 @@ pub(crate) fn keep_aside(disk: &dyn Disk, path: &Path) -> Result<()> {
 }
 
 fn no_vault() -> Error {
-    Error::new(Class::Locked, "vault_absent", "there is no vault yet").hint("`kin init` makes one")
+    Error::new(Class::Locked, "vault_absent", "there is no vault yet")
+        .hint("`kin init` makes one, `kin restore BACKUP` brings one back")
 }
 
 fn identity_needed() -> Error {

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use age::DecryptError;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use kin_policy::{GrantId, Reference};
@@ -280,7 +281,20 @@ fn sealed_for(payload: &[u8], reader: &Identity, owner: &str) -> Option<Keys> {
 }
 
 fn decrypt(file: &[u8], path: &Path, identity: &Identity) -> Result<Zeroizing<Vec<u8>>> {
-    age_file::decrypt(file, &identity.age()).map_err(|_| corrupt(path, "does not decrypt"))
+    age_file::decrypt(file, &identity.age()).map_err(|error| match error {
+        DecryptError::InvalidHeader => not_age(path),
+        DecryptError::NoMatchingKeys => corrupt(path, "is encrypted to another key"),
+        _ => corrupt(path, "is damaged: it does not decrypt"),
+    })
+}
+
+/// Whether it begins as an age file does (C2SP, age.md).
+pub(super) fn is_age(file: &[u8]) -> bool {
+    file.starts_with(b"age-encryption.org/v1\n")
+}
+
+pub(super) fn not_age(path: &Path) -> Error {
+    corrupt(path, "is no file of a vault's")
 }
 
 impl Record {

@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::container::{Record, Version};
-use crate::control::protocol::{SecretInfo, VersionInfo};
+use crate::control::protocol::{DueInfo, SecretInfo, VersionInfo};
+use crate::limits::DUE_SOON;
 
 /// Seconds that the value of a version can still be read after another has replaced it: whoever holds the
 /// old one has to be found first.
@@ -31,6 +32,17 @@ pub(crate) fn modified<'v>(versions: impl IntoIterator<Item = &'v SecretInfo>) -
         number = number.wrapping_add(*version);
     }
     UNIX_EPOCH + Duration::from_secs(second) + Duration::from_millis(number % IN_A_SECOND)
+}
+
+/// Those that should be replaced by now or soon, the most urgent first; `now` is in seconds of Unix time.
+pub(crate) fn due(secrets: &[SecretInfo], now: i64) -> Vec<DueInfo> {
+    let of = |secret: &SecretInfo| {
+        let due = secret.due.filter(|due| *due <= now.saturating_add(DUE_SOON))?;
+        Some(DueInfo { reference: secret.reference.clone(), due, overdue: due <= now })
+    };
+    let mut all: Vec<_> = secrets.iter().filter_map(of).collect();
+    all.sort_by_key(|secret| secret.due);
+    all
 }
 
 /// Destroys the values whose time is over, and forgets the oldest versions; `now` is in seconds of Unix time.

@@ -26,7 +26,7 @@ use anchor::Freshness;
 use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
 
 pub(crate) use anchor::digest as digest_of;
-pub(crate) use history::modified;
+pub(crate) use history::{due, modified};
 pub(crate) use recipients::Rekeyed;
 
 /// Bytes of a value, at most.
@@ -421,9 +421,23 @@ impl Vault {
     }
 }
 
+/// Whether there is a vault, as far as that can be told without its key.
+///
+/// # Errors
+/// `unsafe_file`; `vault_corrupt` (Integrity) for what is no age file; a storage error where it cannot be read.
+pub fn is_there(directories: &Directories) -> Result<bool> {
+    let path = directories.vault_file();
+    match files::read_private(&path, container::LIMIT)? {
+        None => Ok(false),
+        Some(file) if container::is_age(&file) => Ok(true),
+        Some(_) => Err(container::not_age(&path)),
+    }
+}
+
 fn absent(place: &Place) -> Error {
     let message = format!("there is no vault at {}", place.file.display());
-    Error::new(Class::Locked, "vault_absent", message).hint("`kin init` makes one")
+    Error::new(Class::Locked, "vault_absent", message)
+        .hint("its key is there: `kin restore BACKUP` brings it back")
 }
 
 /// SHA-256 of a vault's file, hexadecimal; `None` where there is none.

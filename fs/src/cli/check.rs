@@ -5,11 +5,12 @@ use kin_broker::control::protocol::{BindingInfo, ManifestInfo, TrustState};
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result};
 
-use super::{Format, connect, output, project, rendered, restrictions, trust};
+use super::{Format, connect, list, output, project, rendered, restrictions, trust};
 
 /// Say what this project binds, and what the vault lacks
 ///
-/// Reads kin.toml, and looks into the vault for what it names. Exit code 3 where a secret is missing.
+/// Reads kin.toml, and looks into the vault for what it names. Exit code 3 where a secret is missing. Of a rotation
+/// that is overdue, or due within two weeks, it says the date.
 #[derive(Args)]
 #[command(after_help = "A kin.toml:
   schema = 1
@@ -79,15 +80,13 @@ fn description(manifest: &ManifestInfo) -> String {
     }
     let laid = manifest.bindings.iter().any(|binding| binding.path.is_some());
     let rows = manifest.bindings.iter().map(|binding| {
+        let rotation = binding.due.and_then(list::rotation).map(|what| format!(", {what}"));
         let state = match binding.present {
-            Some(true) if binding.due.is_some_and(|due| due <= kin_broker::clock::unix_seconds()) => {
-                "in the vault, overdue for rotation"
-            }
-            Some(true) => "in the vault",
-            Some(false) => "missing",
-            None => "not known while the vault is locked",
+            Some(true) => format!("in the vault{}", rotation.unwrap_or_default()),
+            Some(false) => "missing".to_owned(),
+            None => "not known while the vault is locked".to_owned(),
         };
-        let mut row = vec![binding.file.to_string(), binding.reference.to_string(), state.to_owned()];
+        let mut row = vec![binding.file.to_string(), binding.reference.to_string(), state];
         row.extend(laid.then(|| binding.path.as_ref().map(ToString::to_string).unwrap_or_default()));
         row
     });

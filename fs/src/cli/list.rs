@@ -2,10 +2,11 @@
 
 use clap::Args;
 use jiff::tz::TimeZone;
-use kin_broker::Result;
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{Question, SecretInfo};
+use kin_broker::limits::DUE_SOON;
 use kin_broker::paths::Directories;
+use kin_broker::{Result, clock};
 
 use super::select::{self, Selection};
 use super::{Format, connect, output, unlock};
@@ -76,11 +77,24 @@ pub(super) fn table(secrets: &[SecretInfo]) -> String {
 
 /// When a rotation is due: a date, or that it is over.
 pub(super) fn due(seconds: i64) -> String {
-    let date = local_time(seconds);
-    match seconds <= kin_broker::clock::unix_seconds() {
+    match seconds <= clock::unix_seconds() {
         true => "overdue".into(),
-        false => date.split(' ').next().unwrap_or_default().into(),
+        false => local_date(seconds),
     }
+}
+
+/// What is to be said of a rotation that is over, or that is due soon, with its date.
+pub(super) fn rotation(due: i64) -> Option<String> {
+    let (date, now) = (local_date(due), clock::unix_seconds());
+    match due {
+        due if due <= now => Some(format!("overdue for rotation since {date}")),
+        due if due <= now.saturating_add(DUE_SOON) => Some(format!("due for rotation on {date}")),
+        _ => None,
+    }
+}
+
+fn local_date(seconds: i64) -> String {
+    local_time(seconds).split(' ').next().unwrap_or_default().into()
 }
 
 /// Seconds of Unix time as local time, `2026-11-23 05:41:58`.

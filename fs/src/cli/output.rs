@@ -147,10 +147,20 @@ pub(super) fn printable_path(path: &std::path::Path) -> String {
     printable_bytes(path.as_os_str().as_encoded_bytes())
 }
 
+/// A terminal that says less knows nothing of its width: a serial line, or one that nobody has set the size of.
+const NARROWEST: u16 = 20;
+
 /// A table without borders, as wide as the terminal at most; each cell is made printable.
 pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(head);
+    laid_out(Table::new(), head, rows)
+}
+
+fn laid_out(mut table: Table, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let arrangement = match table.width() {
+        Some(..NARROWEST) => ContentArrangement::Disabled,
+        _ => ContentArrangement::Dynamic,
+    };
+    table.load_preset(presets::NOTHING).set_content_arrangement(arrangement).set_header(head);
     for row in rows {
         table.add_row(row.iter().map(|cell| printable(cell)).collect::<Vec<_>>());
     }

@@ -52,6 +52,19 @@ fn a_table_has_no_raw_cells_and_no_trailing_spaces() {
 }
 
 #[test]
+fn a_width_that_no_terminal_has_does_not_break_a_table() {
+    let of_width = |width: u16| {
+        let mut table = Table::new();
+        table.set_width(width);
+        laid_out(table, &["NAME", "NOTE"], [vec!["stripe/test_key".to_owned(), "a note".to_owned()]])
+    };
+    for unknown in [0, 1, 19] {
+        assert_eq!(of_width(unknown), "NAME             NOTE\nstripe/test_key  a note\n", "{unknown}");
+    }
+    assert_eq!(of_width(20).lines().count(), 3, "{}", of_width(20));
+}
+
+#[test]
 fn colours_are_only_where_they_are_wanted() {
     assert_eq!(paint(false, Tone::Bad, "x"), "x");
     assert_eq!(paint(true, Tone::Bad, "x"), "\u{1b}[1;31mx\u{1b}[0m");

@@ -89,7 +89,7 @@ struct Remove {
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin recovery restore                      ask for the key, then for a new passphrase
-  kin recovery restore --keyring --yes < key
+  kin recovery restore --keyring --yes < key          a file of age-keygen's too
   kin recovery restore --from kin.age --owner age1… --passphrase-stdin --yes < key-and-passphrase")]
 struct Restore {
     #[command(flatten)]

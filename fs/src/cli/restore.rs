@@ -3,22 +3,26 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use kin_broker::Result;
 use kin_broker::control::protocol::{Question, Restored};
+use kin_broker::keys::given::Given;
 use kin_broker::paths::Directories;
-use kin_broker::{Plaintext, Result};
 
 use super::backup::absolute;
 use super::terminal::{Terminal, confirmation_needed};
-use super::{Format, connect, output, unlock};
+use super::{Format, connect, output, unlock, value};
 
 /// Put the vault of a backup in the place of the one that is there
 ///
 /// The backup must be of this vault's identity, and whole. All that was stored since is gone. It works where the
-/// vault is lost or damaged, as long as its identity is there.
+/// vault is lost or damaged, as long as its identity is there. On a machine without a vault the identity comes from
+/// FILE.identity, which `kin backup` puts beside the backup of a vault with a passphrase, or by --identity-fd.
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin restore /media/stick/kin.age
-  kin restore kin.age --yes                 a script that means it")]
+  kin restore kin.age --yes                 a script that means it
+  pass show kin | kin restore kin.age --yes --passphrase-stdin
+  kin restore kin.age --identity-fd 3 3< key")]
 pub(super) struct Arguments {
     /// What `kin backup` made
     #[arg(value_name = "FILE")]
@@ -26,11 +30,18 @@ pub(super) struct Arguments {
     /// Agree here instead of on a terminal
     #[arg(long)]
     yes: bool,
+    /// Read the passphrase from the first line of standard input
+    #[arg(long, group = "source", requires = "yes")]
+    passphrase_stdin: bool,
+    /// Take the identity itself, from this descriptor
+    #[arg(long, value_name = "N", group = "source")]
+    identity_fd: Option<i32>,
     #[command(flatten)]
     pub(super) format: Format,
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
+    unlock::value_from_environment_is_refused()?;
     let path = absolute(&arguments.file)?;
     let terminal = match arguments.yes {
         true => None,
@@ -39,13 +50,20 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
         })?),
     };
     let mut client = connect::to_broker(&Directories::from_environment()?)?;
-    let mut passphrase: Option<Plaintext> = None;
+    let identity = arguments.identity_fd.is_some();
+    let mut secret = match arguments.identity_fd {
+        Some(fd) => Some(Given::Descriptor(fd).read()?),
+        None => arguments.passphrase_stdin.then(value::passphrase_from_stdin).transpose()?,
+    };
     let mut ask = |confirmed| {
-        let question = Question::Restore { path: path.clone(), confirmed };
-        match client.ask_with::<Restored>(question.clone(), passphrase.as_ref()) {
-            Err(error) if error.code == "passphrase_needed" => {
-                passphrase = Some(unlock::ask_passphrase()?);
-                client.ask_with(question, passphrase.as_ref())
+        let question = Question::Restore { path: path.clone(), confirmed, identity };
+        match client.ask_with::<Restored>(question.clone(), secret.as_ref()) {
+            Err(error) if error.code == "passphrase_needed" && secret.is_none() => {
+                let asked = unlock::ask_passphrase();
+                secret = Some(
+                    asked.map_err(|error| error.hint("`--passphrase-stdin` takes it without a terminal"))?,
+                );
+                client.ask_with(question, secret.as_ref())
             }
             answer => answer,
         }

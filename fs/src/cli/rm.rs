@@ -7,16 +7,16 @@ use kin_broker::Result;
 use kin_broker::control::protocol::{Question, SecretInfo};
 use kin_broker::paths::Directories;
 
-use super::terminal::Terminal;
+use super::terminal::{Terminal, confirmation_needed};
 use super::{Format, connect, output, reference, show, unlock};
 
 /// Destroy every version of a secret
 ///
-/// On a terminal it asks first, unless --yes is said. Inside a grant's tree it is denied.
+/// A person has to agree, on a terminal or by --yes. Inside a grant's tree it is denied.
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin rm stripe/test_key
-  kin rm stripe/test_key --yes")]
+  kin rm stripe/test_key --yes              a script that means it")]
 pub(super) struct Arguments {
     /// The secret's name
     #[arg(value_name = "REF")]
@@ -31,7 +31,12 @@ pub(super) struct Arguments {
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     let reference = reference(&arguments.reference)?;
     let directories = Directories::from_environment()?;
-    let terminal = if arguments.yes { None } else { Terminal::open() };
+    let terminal = match arguments.yes {
+        true => None,
+        false => Some(Terminal::open().ok_or_else(|| {
+            confirmation_needed("destroying a secret").hint("a script that means it says --yes")
+        })?),
+    };
     let mut client = connect::to_broker(&directories)?;
     if let Some(mut terminal) = terminal {
         let question = Question::Show { reference: reference.clone() };

@@ -6,15 +6,17 @@ use std::time::Duration;
 use clap::Args;
 use jiff::tz::TimeZone;
 use kin_broker::Result;
-use kin_broker::control::protocol::{AuditStatus, FileEdges, GrantStatus, KeyMethod, Left, Question, Status};
+use kin_broker::control::protocol::{
+    AuditStatus, DueInfo, FileEdges, GrantStatus, KeyMethod, Left, Question, Status,
+};
 use kin_broker::paths::Directories;
 
 use super::output::{self, Tone};
-use super::{Format, connect, duration};
+use super::{Format, connect, duration, list};
 
 /// Show the broker, the vault and the live grants
 ///
-/// The broker, the vault, the mount, and each live grant with its process tree, its opens and the time that
+/// The broker, the vault with the rotations that are overdue or due within two weeks, the mount, and each live grant with its process tree, its opens and the time that
 /// it has left. No broker is started for it: exit code 6 where none runs.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -72,7 +74,7 @@ fn description(status: &Status, colours: bool) -> String {
         text += &format!(", {}", counted(secrets as u64, "secret"));
     }
     if vault.overdue > 0 {
-        text += &format!(", {} due for rotation", vault.overdue);
+        text += &format!(", {} overdue for rotation", vault.overdue);
     }
     match &vault.key {
         Some(KeyMethod::Keyring) => text += ", identity in the keyring",
@@ -83,6 +85,7 @@ fn description(status: &Status, colours: bool) -> String {
         Some(KeyMethod::Given) => text += ", identity given at each unlock",
         None => {}
     }
+    text += &rotations(&vault.due);
     let answers = if mount.mounted { "mounted" } else { "not mounted" };
     text += &format!("\nmount   {}, {answers}\n", output::printable_path(&mount.path));
     if mount.writable {
@@ -92,6 +95,21 @@ fn description(status: &Status, colours: bool) -> String {
     text += &format!("grants  {}\n", status.grants.len());
     for grant in &status.grants {
         text += &grant_description(grant, colours);
+    }
+    text
+}
+
+/// One secret a line, the most urgent first.
+fn rotations(due: &[DueInfo]) -> String {
+    const SHOWN: usize = 10;
+    let mut text = String::new();
+    for (at, secret) in due.iter().take(SHOWN).enumerate() {
+        let label = if at == 0 { "due" } else { "" };
+        let what = list::rotation(secret.due).unwrap_or_default();
+        text += &format!("\n{label:8}{}, {what}", secret.reference);
+    }
+    if due.len() > SHOWN {
+        text += &format!("\n        and {} more: `kin list --expiring 14d`", due.len() - SHOWN);
     }
     text
 }

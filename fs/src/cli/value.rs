@@ -78,7 +78,8 @@ pub(super) fn passphrase_from_stdin() -> Result<Plaintext> {
     })?)
 }
 
-/// The first line of standard input, and the second one where there is one, without their ends.
+/// The first line of standard input that is no comment, as age-keygen writes them, and the next one where there is
+/// one, without their ends.
 ///
 /// # Errors
 /// As [`passphrase_from_stdin`]; also where a second line is begun and empty.
@@ -88,10 +89,23 @@ pub(super) fn two_lines_from_stdin() -> Result<(Plaintext, Option<Plaintext>)> {
     let text = text.ok_or_else(|| {
         bad_usage("passphrase_too_long", "standard input is too long", "4096 bytes are the most")
     })?;
+    let text = Plaintext::copy_of(without_comments(text.bytes()));
     let rest = text.bytes().iter().position(|byte| *byte == b'\n').map(|at| &text.bytes()[at + 1..]);
     let second = rest.filter(|rest| !rest.is_empty()).map(Plaintext::copy_of).map(passphrase);
     let second = second.transpose()?;
     Ok((passphrase(text)?, second))
+}
+
+/// What comes after the comments and the empty lines at the beginning.
+fn without_comments(mut text: &[u8]) -> &[u8] {
+    while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+        let line = text[..end].trim_ascii();
+        if !line.is_empty() && !line.starts_with(b"#") {
+            break;
+        }
+        text = &text[end + 1..];
+    }
+    text
 }
 
 /// The first line, without its end.
@@ -166,6 +180,19 @@ mod tests {
         assert_eq!(code(checked(Plaintext::copy_of(b"a\0b"))), "nul_in_value");
         assert_eq!(code(from_file(Path::new("/nonexistent"))), "file_unreadable");
         assert_eq!(code(from_file(Path::new("/"))), "file_unreadable");
+    }
+
+    #[test]
+    fn comments_are_passed_over_at_the_beginning_alone() {
+        for (text, left) in [
+            ("KEY\n#p\n", "KEY\n#p\n"),
+            ("# a\n\n # b\r\nKEY\n#p", "KEY\n#p"),
+            ("# a\n", ""),
+            ("KEY", "KEY"),
+            ("", ""),
+        ] {
+            assert_eq!(without_comments(text.as_bytes()), left.as_bytes(), "{text:?}");
+        }
     }
 
     #[test]

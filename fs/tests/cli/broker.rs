@@ -214,6 +214,7 @@ impl Scene {
                 key: Some(KeyMethod::Passphrase),
                 secrets: (!self.locked).then_some(2),
                 overdue: 0,
+                due: Vec::new(),
             },
             mount: MountStatus {
                 path: home.join("run/mnt"),

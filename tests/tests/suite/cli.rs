@@ -97,6 +97,8 @@ fn a_secret_is_set_shown_revealed_and_removed() {
     world.kin(["reveal", "db/url"]).run().refuses(5, &["reveal"]);
     world.secret("db/url");
     assert_eq!(world.kin(["show", "db/url", "--json"]).run().exits(0).json()["version"], 2);
+    world.kin(["rm", "api/key"]).run().refuses(5, &["person"]);
+    world.kin(["show", "api/key"]).run().exits(0);
     world.kin(["rm", "api/key", "--yes"]).run().exits(0);
     world.kin(["show", "api/key"]).run().refuses(2, &["api/key"]);
     world.kin(["rm", "api/key", "--yes"]).run().refuses(2, &["api/key"]);

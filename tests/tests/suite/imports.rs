@@ -1,8 +1,9 @@
 //! Do many secrets come in and go out as they are, all of them or none, and never in the clear?
 
 use std::path::Path;
+use std::time::Duration;
 
-use kin_tests::{Actor, Kin, World, binary, leaks_below, record};
+use kin_tests::{Actor, Kin, World, binary, eventually, leaks_below, record};
 use serde_json::{Value, json};
 
 fn import<'w>(world: &'w World, options: &[&str]) -> Kin<'w> {
@@ -338,4 +339,31 @@ fn a_person_sees_what_an_import_changes_and_no_value_and_agrees() {
     typed(&world, "y", &["unlink", "--restore"]).run().exits(0);
     assert!(std::fs::read(world.project().join(".env")).is_ok());
     typed(&world, "n", &["export", "--reveal"]).run().exits(5);
+}
+
+#[test]
+fn a_rotation_that_is_overdue_or_due_within_two_weeks_is_named_with_its_date() {
+    let world = World::ready();
+    for (reference, expires) in [("db/url", "1s"), ("api/key", "13d"), ("web/key", "15d")] {
+        let command = world.kin(["set", reference, "--generate", "hex", "--expires", expires]);
+        command.run().exits(0);
+    }
+    let overdue = || world.status()["vault"]["overdue"] == 1;
+    eventually("a rotation that is overdue", Duration::from_secs(10), overdue);
+    let due = world.status()["vault"]["due"].clone();
+    let named = |at: usize| (due[at]["reference"].clone(), due[at]["overdue"].clone());
+    assert_eq!(due.as_array().map(Vec::len), Some(2), "{due}");
+    assert_eq!([named(0), named(1)], [(json!("db/url"), json!(true)), (json!("api/key"), json!(false))]);
+    assert!(due[1]["due"].as_i64() > due[0]["due"].as_i64(), "{due}");
+    let status = world.kin(["status"]).run().exits(0).text();
+    let check = world.kin(["check"]).run().exits(0).text();
+    for text in [&status, &check] {
+        let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap_or_default();
+        assert!(line("db/url").contains("overdue for rotation since 20"), "{text}");
+        assert!(line("api/key").contains("due for rotation on 20"), "{text}");
+        assert!(!text.contains("web/key"), "{text}");
+    }
+    let bound = world.kin(["check", "--json"]).run().exits(0).json()["bindings"].clone();
+    let dated = bound.as_array().into_iter().flatten().filter(|binding| binding["due"].is_i64());
+    assert_eq!(dated.count(), 2, "{bound}");
 }

@@ -121,8 +121,7 @@ fn a_recovery_key_brings_back_a_vault_whose_identity_is_lost() {
     };
     let (stranger, _) = age_key(&world, "stranger");
     let stranger = std::fs::read_to_string(stranger).expect("a key");
-    let stranger = stranger.lines().last().expect("a line");
-    restore(stranger, "x1").refuses(7, &["vault.age"]);
+    restore(&stranger, "x1").refuses(7, &["vault.age"]);
     restore(&key[..60], "x2").refuses(2, &["recovery key"]);
     restore("", "x3").refuses(4, &["recovery key"]);
     // As it is copied from paper.
@@ -132,7 +131,7 @@ fn a_recovery_key_brings_back_a_vault_whose_identity_is_lost() {
     restart(&world);
     reads(&world);
     // It is for the vault under its new identity as well, until it is removed.
-    restore(&key, "third").exits(0);
+    restore(&format!("# created: today\n# public key: age1\n{key}\n"), "third").exits(0);
     let recipient = listed[0]["recipient"].as_str().expect("a recipient");
     world.kin(["recovery", "remove", &recipient[..14]]).run().exits(0);
     restore(&key, "fourth").refuses(7, &["vault.age"]);
@@ -359,4 +358,74 @@ fn z09_nothing_that_unlocks_waits_for_a_person_who_is_not_there() {
     // A pipe that nobody ever writes to.
     quickly("mkfifo fifo; exec 3<>fifo; \"$0\" unlock --identity-fd 3", 4);
     assert_eq!(state(&world), "locked");
+}
+
+/// Takes the vault's file away, under a broker that has it closed.
+fn lose(world: &World) {
+    world.kin(["lock"]).run().exits(0);
+    std::fs::remove_file(world.path("kin/data/vault.age")).expect("the vault");
+}
+
+#[test]
+fn a_lost_vault_keeps_its_key_until_a_backup_is_restored() {
+    let world = World::ready();
+    let kept = world.path("kept.age");
+    world.kin(["backup"]).args([&kept]).run().exits(0);
+    lose(&world);
+    let key = std::fs::read(world.path("kin/config/key.json")).expect("key.json");
+    assert!(world.kin(["unlock"]).run().refuses(4, &["no vault"]).stderr.contains("kin restore"));
+    for left in [&["key.json", "vault.anchor"][..], &["vault.anchor"]] {
+        let refused = world.kin(["init", "--key-file"]).args([world.path("other")]).run().refuses(5, left);
+        assert!(
+            refused.stderr.contains("kin restore BACKUP") && refused.stderr.contains("move"),
+            "{refused}"
+        );
+        let _ = std::fs::rename(world.path("kin/config/key.json"), world.path("key.json"));
+    }
+    std::fs::rename(world.path("key.json"), world.path("kin/config/key.json")).expect("put back");
+    assert_eq!(std::fs::read(world.path("kin/config/key.json")).expect("key.json"), key);
+    world.kin(["restore", "--yes"]).args([&kept]).run().exits(0);
+    reads(&world);
+}
+
+#[test]
+fn a_backup_moves_to_a_machine_that_knows_nothing_with_its_passphrase_or_its_key() {
+    let world = World::ready();
+    let (key, kept) = (world.path("identity"), world.path("kept.age"));
+    world.kin(["backup"]).args([&kept]).run().exits(0);
+    let (other, kept) = (World::new(), kept.to_str().expect("text").to_owned());
+    let refused = other.kin(["restore", "--yes", &kept]).run().refuses(4, &["no vault"]);
+    assert!(refused.stderr.contains("--identity-fd"), "{refused}");
+    given(&other, &key, &["restore", "--yes", &kept, "--identity-fd", "3"]).exits(0);
+    assert_eq!(other.kin(["reveal", "db/url", "--yes"]).run().exits(0).stdout, database(&world));
+    // It is lost there too: what was given is given again.
+    lose(&other);
+    given(&other, &key, &["restore", "--yes", &kept, "--identity-fd", "3"]).exits(0);
+
+    let third = world.path("third.age").to_str().expect("text").to_owned();
+    world.kin(["rekey", "--passphrase-stdin"]).input("correct horse\n").run().exits(0);
+    world.kin(["backup", &third]).run().exits(0);
+    let other = World::new();
+    let restore = |passphrase: &str| {
+        other.kin(["restore", "--yes", "--passphrase-stdin", &third]).input(passphrase).run()
+    };
+    restore("wrong\n").refuses(4, &["wrong"]);
+    assert!(!other.path("kin/config/key.json").exists(), "what does not open leaves nothing");
+    restore("correct horse\n").exits(0);
+    restart(&other);
+    other.kin(["unlock", "--passphrase-stdin"]).input("correct horse\n").run().exits(0);
+    assert_eq!(other.kin(["reveal", "db/url", "--yes"]).run().exits(0).stdout, database(&world));
+}
+
+#[test]
+fn a_file_that_is_no_backup_of_this_vault_is_refused_by_what_it_is() {
+    let world = World::ready();
+    let (kept, text) = (world.path("kept.age"), world.path("notes.txt"));
+    world.kin(["backup"]).args([&kept]).run().exits(0);
+    std::fs::write(&text, "not a backup\n").expect("a file");
+    world.kin(["rekey", "--key-file"]).args([world.path("second")]).run().exits(0);
+    for (file, what) in [(&text, "no file of a vault's"), (&kept, "another key")] {
+        let refused = world.kin(["restore", "--yes"]).args([file]).run().refuses(7, &[what]);
+        assert!(refused.stderr.contains("before a `kin rekey`"), "{refused}");
+    }
 }

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kin_broker::control::Client;
-use kin_broker::control::protocol::{KeyMethod, Question, Status};
+use kin_broker::control::protocol::{BrokerStatus, KeyMethod, Status};
 use kin_broker::identity::proc_is_own;
 use kin_broker::keys;
 use kin_broker::mounts;
 use kin_broker::paths::{Directories, check_private};
 use kin_broker::sys::memory;
+use kin_broker::vault;
 use kin_broker::{Class, Result, describe};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
@@ -182,8 +182,20 @@ pub(super) fn proc_visible() -> Check {
     }
 }
 
-pub(super) fn memory() -> Check {
+/// What the running broker says, or, where none runs, what one that is started here would find.
+pub(super) fn memory(broker: Option<&BrokerStatus>) -> Check {
     const NAME: &str = "memory";
+    const FIX: &str = "raise RLIMIT_MEMLOCK to 8 MiB: limits.conf memlock, or systemd's LimitMEMLOCK";
+    if let Some(BrokerStatus { pid, memory_locked, .. }) = broker {
+        return match memory_locked {
+            true => Check::ok(NAME, format!("the broker, pid {pid}, has values locked in memory")),
+            false => Check::warn(
+                NAME,
+                format!("the broker, pid {pid}, could not lock values in memory, so they may be swapped"),
+                format!("{FIX}; then `kin stop`: the next run starts another"),
+            ),
+        };
+    }
     let limit = match getrlimit(Resource::RLIMIT_MEMLOCK) {
         Ok((u64::MAX, _)) => "no limit".to_owned(),
         Ok((soft, _)) => format!("limit {} KiB", soft >> 10),
@@ -194,7 +206,7 @@ pub(super) fn memory() -> Check {
         false => Check::warn(
             NAME,
             format!("values cannot be locked in memory ({limit}), so they may be swapped"),
-            "raise RLIMIT_MEMLOCK to 8 MiB: limits.conf memlock, or systemd's LimitMEMLOCK",
+            FIX,
         ),
     }
 }
@@ -231,9 +243,8 @@ pub(super) fn swap() -> Check {
     }
 }
 
-pub(super) fn broker(client: Result<Client>) -> Check {
+pub(super) fn broker(status: Result<Status>) -> Check {
     const NAME: &str = "broker";
-    let status = client.and_then(|mut client| client.ask::<Status>(Question::Status));
     let status = match status {
         Ok(status) => status,
         Err(error) if connect::is_absent(&error) => {
@@ -260,15 +271,28 @@ pub(super) fn broker(client: Result<Client>) -> Check {
 /// Also gives the place of its identity, where there is a vault.
 pub(super) fn vault(directories: &Directories) -> (Check, Option<KeyMethod>) {
     const NAME: &str = "vault";
-    let method = match keys::method(directories) {
-        Ok(method) => method.filter(|_| directories.vault_file().symlink_metadata().is_ok()),
+    let left = keys::left_of_a_lost_vault(directories);
+    if !left.is_empty() {
+        let error = keys::key_exists(&left);
+        return (Check::fail(Class::Locked, NAME, error.message, error.hint.unwrap_or_default()), None);
+    }
+    let there = vault::is_there(directories);
+    let method = match there.and_then(|there| Ok(keys::method(directories)?.filter(|_| there))) {
+        Ok(method) => method,
         Err(error) => {
-            let fix = error.hint.unwrap_or_else(|| "put a copy of it back".into());
+            let fix = error.hint.unwrap_or_else(|| "`kin restore BACKUP` puts one in its place".into());
             return (Check::fail(error.class, NAME, error.message, fix), None);
         }
     };
     let check = match &method {
-        None => Check::ok(NAME, "there is none yet; `kin init` makes it"),
+        None if directories.vault_file().exists() => {
+            let message =
+                format!("nothing says where its key is: {} is missing", directories.key_config().display());
+            Check::fail(Class::Locked, NAME, message, "put a copy of it back")
+        }
+        None => {
+            Check::ok(NAME, "there is none yet; `kin init` makes it, `kin restore BACKUP` brings one back")
+        }
         Some(kept @ KeyMethod::Keyring) => {
             let message = format!("{}; {}", key::protects(kept), key::warning(kept).unwrap_or_default());
             Check::warn(
@@ -375,13 +399,60 @@ mod tests {
         let method = KeyMethod::KeyFile { path: path.clone() };
         directories.create().unwrap();
         keys::create(&directories, &method, None, None).unwrap();
-        fs::write(directories.vault_file(), "").unwrap();
+        assert_eq!(vault(&directories).0.state, State::Fail, "a key without its vault");
+        private(&directories.vault_file(), "age-encryption.org/v1\n");
         let (check, told) = vault(&directories);
         assert_eq!((check.state, told), (State::Ok, Some(method)));
         fs::remove_file(&path).unwrap();
         let check = vault(&directories).0;
         assert_eq!((check.state, check.class), (State::Fail, Class::Locked));
         assert!(check.message.contains(&path.display().to_string()), "{}", check.message);
+    }
+
+    fn private(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn a_vault_that_would_not_be_opened_is_a_fault_that_says_why() {
+        let home = tempfile::tempdir().unwrap();
+        let directories = Directories::from_variables(&|name| {
+            (name == "KIN_HOME").then(|| home.path().as_os_str().to_owned())
+        })
+        .unwrap();
+        directories.create().unwrap();
+        let method = KeyMethod::KeyFile { path: home.path().join("key") };
+        keys::create(&directories, &method, None, None).unwrap();
+        let (file, elsewhere) = (directories.vault_file(), home.path().join("elsewhere"));
+        private(&elsewhere, "age-encryption.org/v1\n");
+        let fails = |words: &str| {
+            let check = vault(&directories).0;
+            assert!(check.state == State::Fail && check.message.contains(words), "{words}: {check:?}");
+            check
+        };
+        assert!(fails("key.json").fix.is_some_and(|fix| fix.contains("kin restore")));
+        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+        fails("vault.age");
+        fs::remove_file(&file).unwrap();
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fails("regular file");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        fails("regular file");
+        fs::remove_dir(&file).unwrap();
+        private(&file, "no vault");
+        fails("no file of a vault's");
+        private(&file, "age-encryption.org/v1\n");
+        assert_eq!(vault(&directories).0.state, State::Ok);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(fails("0644").fix.is_some_and(|fix| fix.starts_with("chmod 600")));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::remove_file(directories.key_config()).unwrap();
+        fails("key.json is missing");
+        fs::remove_file(&file).unwrap();
+        private(&directories.vault_anchor(), "x");
+        fails("vault.anchor");
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod mounts;
 
 use clap::Args;
 use kin_broker::control::Client;
-use kin_broker::control::protocol::KeyMethod;
+use kin_broker::control::protocol::{KeyMethod, Question, Status};
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result};
 use serde::Serialize;
@@ -17,7 +17,8 @@ use super::{Format, connect};
 ///
 /// Looks at /dev/fuse, fusermount3, namespaces for private mounts, the directories, the kernel, memory limits, ptrace, swap, the mount,
 /// the broker, the vault and the keyring. `warn` is something to know, `fail` something that does not work; the exit
-/// code is 0 without a `fail`. It starts no broker.
+/// code is 0 without a `fail`. It starts no broker. Locked in memory are values and keys; never the buffers of FUSE requests,
+/// nor the ordinary memory that passes a value on or that libraries use, which is wiped when it is freed.
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin doctor
@@ -84,6 +85,8 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
 }
 
 fn look(directories: &Directories, client: Result<Client>, all: bool) -> Vec<Check> {
+    let absent = client.as_ref().is_err_and(connect::is_absent);
+    let status = client.and_then(|mut client| client.ask::<Status>(Question::Status));
     let mut checks = vec![
         checks::fuse_device(),
         checks::fusermount(),
@@ -91,13 +94,12 @@ fn look(directories: &Directories, client: Result<Client>, all: bool) -> Vec<Che
         checks::directories(directories),
         checks::kernel(),
         checks::proc_visible(),
-        checks::memory(),
+        checks::memory(status.as_ref().ok().map(|status| &status.broker)),
         checks::ptrace(),
         checks::swap(),
     ];
-    let absent = client.as_ref().is_err_and(connect::is_absent);
     checks.push(mounts::stale(directories, absent));
-    checks.push(checks::broker(client));
+    checks.push(checks::broker(status));
     let (vault, key) = checks::vault(directories);
     checks.push(vault);
     let uses_keyring = key == Some(KeyMethod::Keyring);

@@ -57,11 +57,16 @@ fn g06_where_memory_cannot_be_locked_doctor_warns_and_require_mlock_refuses() {
     assert!(doctor.text().contains("cannot be locked in memory"), "{doctor}");
     unlocked(&["daemon"]).run().exits(0);
     assert_eq!(world.status()["broker"]["memory_locked"], false);
+    // It is the broker's limit that counts, not doctor's own.
+    let doctor = world.kin(["doctor"]).run().text();
+    assert!(doctor.contains("could not lock values in memory"), "{doctor}");
     world.kin(["stop"]).run().exits(0);
     world.configure("[vault]\nrequire_mlock = true\n");
     unlocked(&["daemon"]).run().refuses(3, &["locked in memory"]);
     world.kin(["daemon"]).run().exits(0);
     assert_eq!(world.status()["broker"]["memory_locked"], true);
+    let doctor = unlocked(&["doctor"]).run().text();
+    assert!(doctor.contains("has values locked in memory"), "{doctor}");
 }
 
 #[test]
