@@ -21,7 +21,7 @@ use crate::identity::{Known, tree_of};
 use crate::manifest::{FileRecipe, Manifest};
 use crate::sys::memory::{self, Plaintext};
 use crate::vault::{self, Facts};
-use crate::{executables, generate, keys};
+use crate::{executables, generate, granting, keys};
 
 impl Broker {
     /// Answers one question of `peer`.
@@ -225,6 +225,9 @@ impl Broker {
                 env_value: binding.env_value.clone(),
                 mmap: binding.mmap,
                 writable: binding.writable,
+                max_opens: binding.limits.max_opens,
+                for_first_ms: binding.limits.for_first.map(granting::millis),
+                levels: binding.descend.levels(),
                 namespaces: binding.namespaces,
                 exe: binding.exe.iter().map(pin).collect(),
                 present: info.as_ref().map(Option::is_some),

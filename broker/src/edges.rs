@@ -1,6 +1,6 @@
 //! What is left of a grant's limits? For people to look at, never for a decision.
 
-use kin_policy::{Around, Descend, FileName, Limits, Timestamp, Uses};
+use kin_policy::{Around, FileName, Limits, Timestamp, Uses};
 
 use crate::control::protocol::{FileEdges, Left};
 use crate::grants::LiveGrant;
@@ -18,10 +18,7 @@ impl LiveGrant {
                 let limits = grant.grant.bindings.get(file).map_or(Limits::default(), |own| own.limits);
                 (limits, grant.uses.of_file)
             };
-            let levels = match binding.descend {
-                Descend::All => None,
-                Descend::Levels(levels) => Some(levels.get()),
-            };
+            let levels = binding.descend.levels();
             FileEdges { file: file.clone(), left: self.least(Some(file), now, of_file), levels }
         });
         edges.filter(|edges| edges.left != Left::default() || edges.levels.is_some()).collect()

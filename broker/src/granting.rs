@@ -415,7 +415,7 @@ fn denied(code: &'static str, message: &str) -> Error {
     Error::new(Class::Denied, code, message)
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

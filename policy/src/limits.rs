@@ -49,6 +49,14 @@ impl Descend {
     /// The command alone.
     pub const CHILD: Self = Self::Levels(NonZeroU32::MIN);
 
+    /// How many levels it reaches, of which the command is the first; `None` is all.
+    pub fn levels(self) -> Option<u32> {
+        match self {
+            Self::All => None,
+            Self::Levels(levels) => Some(levels.get()),
+        }
+    }
+
     /// Whether it reaches a reader that descends from `root`, whose command is `command` where that is known.
     pub fn reaches(self, lineage: &Lineage, root: Process, command: Option<Process>) -> bool {
         let Self::Levels(levels) = self else { return true };

@@ -486,6 +486,15 @@ pub struct BindingInfo {
     /// Whether members may write it.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub writable: bool,
+    /// How often it may be opened under one grant; `None` is without end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_opens: Option<u64>,
+    /// For how long after the command's start it may be opened; `None` is for as long as the grant lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_first_ms: Option<u64>,
+    /// Levels of processes that may have it, of which the command is the first; `None` is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<u32>,
     /// Whether the vault has it; `None` while the vault is locked.
     pub present: Option<bool>,
     /// In which namespaces a reader may be.

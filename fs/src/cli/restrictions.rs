@@ -5,7 +5,7 @@ use std::io::Write;
 use kin_broker::control::protocol::{BindingInfo, ManifestInfo, PinInfo};
 use kin_policy::Reach;
 
-use super::output;
+use super::{duration, output};
 
 /// One line for each program that a binding is for, and one for each thing that it is let do beyond being read.
 pub(super) fn lines(binding: &BindingInfo) -> Vec<String> {
@@ -15,14 +15,32 @@ pub(super) fn lines(binding: &BindingInfo) -> Vec<String> {
         .as_ref()
         .map(|name| format!("its value in {name}, for the command and for all that it starts"));
     let mapped = binding.mmap.then(|| "may be mapped in a private mount".to_owned());
+    let opens = binding.max_opens.map(|most| match most {
+        1 => "opens once for each grant".to_owned(),
+        most => format!("opens {most} times for each grant"),
+    });
+    let window = binding
+        .for_first_ms
+        .map(|window| format!("opens for the first {} of a command", duration::brief(window.div_ceil(1000))));
     let written = binding.writable.then(|| "may be written: each close is a new version".to_owned());
     anywhere
         .into_iter()
         .chain(variable)
         .chain(mapped)
         .chain(written)
+        .chain(opens)
+        .chain(window)
+        .chain(binding.levels.map(levels))
         .chain(binding.exe.iter().map(program))
         .collect()
+}
+
+/// How far below the command something reaches.
+pub(super) fn levels(levels: u32) -> String {
+    match levels {
+        1 => "for the command alone".to_owned(),
+        levels => format!("for {levels} levels, of which the command is the first"),
+    }
 }
 
 fn program(pin: &PinInfo) -> String {

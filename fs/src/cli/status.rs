@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::tz::TimeZone;
-use kin_broker::Result;
 use kin_broker::control::protocol::{
     AuditStatus, DueInfo, FileEdges, GrantStatus, KeyMethod, Left, Question, Status,
 };
 use kin_broker::paths::Directories;
+use kin_broker::{Error, Result};
 
 use super::output::{self, Tone};
-use super::{Format, connect, duration, list};
+use super::{Format, connect, duration, list, restrictions};
+
+/// How long it may take to answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Show the broker, the vault and the live grants
 ///
@@ -33,6 +36,9 @@ pub(super) struct Arguments {
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     let mut client = connect::to_running(&Directories::from_environment()?)?;
+    // Who asks wants to know whether it answers at all.
+    let limit = |error| Error::internal("set a deadline", error);
+    client.stream().set_read_timeout(Some(ANSWER_DEADLINE)).map_err(limit)?;
     let stdout = std::io::stdout();
     let colours = output::colours(&stdout);
     let redraw = arguments.watch && stdout.is_terminal();
@@ -180,10 +186,7 @@ fn window(left: Left) -> Option<String> {
 /// `2 opens left, opens for 12s more, for the command alone`.
 fn edges_description(edges: &FileEdges) -> String {
     let opens = edges.left.opens_left.map(|left| format!("{} left", counted(left, "open")));
-    let levels = edges.levels.map(|levels| match levels {
-        1 => "for the command alone".to_owned(),
-        levels => format!("for {levels} levels, of which the command is the first"),
-    });
+    let levels = edges.levels.map(restrictions::levels);
     opens.into_iter().chain(window(edges.left)).chain(levels).collect::<Vec<_>>().join(", ")
 }
 

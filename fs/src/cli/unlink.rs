@@ -15,8 +15,9 @@ use super::{Format, bad_usage, connect, link, output, project, unlock};
 /// Take away the links that `kin link` put there
 ///
 /// Only links that kin made go, and only while they are the same; and the lines of .gitignore that it added.
-/// With --restore a file that a link took the place of comes back, in the clear, as the vault has it now: a person
-/// has to agree, on a terminal or by --yes, and it is recorded. Inside a grant's tree all of it is denied.
+/// With --restore a file that a link took the place of comes back, in the clear, as the vault has it now; one that
+/// was taken apart by its keys comes back as it was then. A person has to agree, on a terminal or by --yes, and it is
+/// recorded. Inside a grant's tree all of it is denied.
 #[derive(Args)]
 #[command(after_help = "Examples:
   kin unlink

@@ -50,6 +50,20 @@ both! {
 }
 
 #[test]
+fn the_edges_of_a_binding_are_shown_before_it_is_trusted() {
+    let world = world("max_opens = 2, for_first = \"90s\", descend = 3");
+    let shown = world.kin(["check"]).run().exits(0).text();
+    let levels = "for 3 levels, of which the command is the first";
+    for edge in ["opens 2 times for each grant", "opens for the first 1m 30s of a command", levels] {
+        assert!(shown.contains(edge), "{edge}: {shown}");
+        assert!(world.kin(["trust", "--yes"]).run().exits(0).text().contains(edge), "{edge}");
+    }
+    let binding = world.kin(["check", "--json"]).run().exits(0).json()["bindings"][1].clone();
+    assert_eq!(binding["file"], DATABASE);
+    assert_eq!([&binding["max_opens"], &binding["for_first_ms"], &binding["levels"]], [2, 90_000, 3]);
+}
+
+#[test]
 fn a_file_has_a_number_of_opens_of_its_own() {
     let world = world("max_opens = 2");
     let member = world.member(&["--max-opens", "API_KEY=1", "--max-opens", "DATABASE_URL=9"]);
