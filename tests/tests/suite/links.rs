@@ -132,7 +132,7 @@ fn an_env_file_becomes_a_secret_for_each_key_and_goes_back() {
     assert_eq!(std::fs::read(&env).expect(".env"), bytes.as_bytes(), "as it was imported");
     // And once more: kin.toml has it already.
     let manifest = std::fs::read(world.project().join("kin.toml")).expect("kin.toml");
-    world.kin(["link", "--adopt", "--yes"]).run().refuses(2, &["--by-key --overwrite"]);
+    world.kin(["link", "--adopt", "--yes"]).run().refuses(2, &["made of several secrets"]);
     let again = world.kin(["import", ".env", "--link", "--by-key", "--overwrite", "--yes"]).run().exits(0);
     assert!(again.text().contains("as kin.toml has it") && is_link(&env), "{again}");
     assert_eq!(world.member(&[]).cat(&env), Ok(shown(&token)));
