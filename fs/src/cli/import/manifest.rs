@@ -213,7 +213,20 @@ mod tests {
         let old = "schema = 1\n[project]\nname = \"api\"\n[bindings]\nA = { ref = \"api/A\", max_opens = 3 } # mine\n";
         let new = by_key(Some(old)).unwrap();
         assert!(new.starts_with(&format!("{old}B = \"api/B\"\n")), "{new}");
-        assert_eq!(&*by_key(Some(&new)).unwrap_err().code, "bound_already", "the file is there");
+        assert_eq!(by_key(Some(&new)).unwrap(), new, "it has all of it");
+        for (there, other) in [
+            ("\"dotenv\"", "\"json\""),
+            ("path = \"", "path = \"x"),
+            ("    \"B\",\n", ""),
+            ("\"api/B\"", "\"b\""),
+        ] {
+            assert_ne!(new, new.replace(there, other));
+            assert_eq!(
+                &*by_key(Some(&new.replace(there, other))).unwrap_err().code,
+                "bound_already",
+                "{there}"
+            );
+        }
         let other = old.replace("api/A", "other/A");
         assert_eq!(&*by_key(Some(&other)).unwrap_err().code, "bound_already");
     }
@@ -234,8 +247,9 @@ mod tests {
         let new = extended(Some(old)).unwrap();
         assert_eq!(new, format!("{old}\".env\" = {{ ref = \"api/.env\", path = \".env\" }}\n"));
         assert_eq!(added(Some(old), &new), "+ \".env\" = { ref = \"api/.env\", path = \".env\" }\n");
-        let twice = extended(Some(&new)).unwrap_err();
-        assert_eq!(&*twice.code, "bound_already");
+        assert_eq!(extended(Some(&new)).unwrap(), new, "it has it already");
+        let elsewhere = new.replace("path = \".env\"", "path = \"app/.env\"");
+        assert_eq!(&*extended(Some(&elsewhere)).unwrap_err().code, "bound_already");
     }
 
     #[test]
