@@ -25,8 +25,9 @@ const KEYS_DELAY: Duration = Duration::from_millis(10);
 pub(super) fn wait(start: &Start, keeper: Pid, link: UnixStream, output: Option<Fronts>) -> Result<Outcome> {
     let signals =
         Signals::of(&handled()).map_err(|error| Error::internal("make a signal descriptor", error))?;
-    let (command, called_off, stop, stops) = (None, None, None, 0);
-    let mut front = Front { start, keeper, link, signals, output, command, called_off, stop, stops };
+    let (command, called_off, stop, stops, answered) = (None, None, None, 0, 0);
+    let mut front =
+        Front { start, keeper, link, signals, output, command, called_off, stop, stops, answered };
     loop {
         front.wait();
         // Reports first: whether the command has started decides what a signal means.
@@ -57,6 +58,8 @@ pub(super) struct Front<'a> {
     pub(super) stop: Option<i32>,
     /// How many stops were reported, modulo 256.
     pub(super) stops: u8,
+    /// How many there were at the last SIGCONT.
+    answered: u8,
 }
 
 impl Front<'_> {
@@ -108,7 +111,12 @@ impl Front<'_> {
     pub(super) fn signal(&mut self, signal: &Received) {
         let keeper = self.keeper.as_raw().unsigned_abs();
         let number = signal.number().unsigned_abs() as u8;
-        let order = Order { signal: number, stops: self.stops, ..Order::default() };
+        // A shell continues the group after each stop; what comes without one is for the command to hear of.
+        let message = self.answered == self.stops;
+        if signal.number() == libc::SIGCONT {
+            self.answered = self.stops;
+        }
+        let order = Order { signal: number, stops: self.stops, message, ..Order::default() };
         if self.terminal().is_some() {
             self.signal_beside_a_terminal(signal, order);
         } else if self.command.is_some() {

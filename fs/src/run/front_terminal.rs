@@ -89,7 +89,7 @@ impl Front<'_> {
         }
         let ground = self.terminal().map(Terminal::enter);
         let signal = if continued { libc::SIGCONT as u8 } else { 0 };
-        Order { signal, stops: self.stops, group: true, ground }.send(&self.link);
+        Order { signal, stops: self.stops, group: true, ground, ..Order::default() }.send(&self.link);
     }
 
     /// The redactor has something to say, or is gone: then nobody reads what the command writes.
@@ -103,7 +103,8 @@ impl Front<'_> {
                 self.complain("error: the redactor ended: nothing that the command writes is shown any more");
                 if self.terminal().is_some() && self.command.is_some() {
                     let signal = libc::SIGHUP as u8;
-                    Order { signal, stops: self.stops, group: true, ground: None }.send(&self.link);
+                    let stops = self.stops;
+                    Order { signal, stops, group: true, ..Order::default() }.send(&self.link);
                 }
                 self.output = None;
             }

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 use kin_broker::Error;
 use kin_broker::placeholders::Placeholder;
-use kin_broker::sys::child;
+use kin_broker::sys::{child, process};
 use kin_policy::Ending;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -26,7 +26,7 @@ use super::{Start, descriptors};
 const FAULT: i32 = 125;
 
 /// What ends a command, as a rule: who sends it such a signal does not want it started again.
-const ENDS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+const ENDS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
 
 /// Lives the keeper's life in a fork of the front. Every signal it handles is blocked, and stays so.
 pub(super) fn main(start: &Start, link: UnixStream, output: Option<Keepers>) -> ! {
@@ -262,23 +262,23 @@ impl<'a> Keeper<'a> {
     /// Sends the command, or its group, the signals that the front passes on. Only a child that has not been waited
     /// for is signalled: its number cannot mean somebody else.
     fn obey(&mut self, orders: &[Order]) {
-        for Order { signal, stops, group, ground } in orders {
+        for Order { signal, stops, group, message, ground } in orders {
             let Some(state) = &self.state else { return };
             if let (Some(slave), Some(ground)) = (&mut self.slave, ground) {
                 slave.put(self.command, *ground);
             }
-            let Ok(signal) = Signal::try_from(i32::from(*signal)) else { continue };
+            let signal = i32::from(*signal);
             if let (Some(rotation), true) = (&mut self.rotation, ENDS.contains(&signal)) {
                 rotation.call_off();
             }
             // A shell's `fg` continues the whole group: a command in that group has it, unless it still stands.
             let due = match state {
                 State::Stopped => *stops == self.stops,
-                State::Running => *group,
+                State::Running => *group || *message,
             };
-            if signal != Signal::SIGCONT || due {
+            if signal != 0 && (signal != libc::SIGCONT || due) {
                 let command = self.command.cast_signed();
-                let _ = kill(Pid::from_raw(if *group { -command } else { command }), signal);
+                let _ = process::send(Pid::from_raw(if *group { -command } else { command }), signal);
             }
         }
     }

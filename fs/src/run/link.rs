@@ -49,6 +49,8 @@ pub(super) struct Order {
     pub(super) stops: u8,
     /// The signal is for the command's group.
     pub(super) group: bool,
+    /// A SIGCONT that answers no stop is a message like any other.
+    pub(super) message: bool,
     /// Where the command is on its terminal from now on.
     pub(super) ground: Option<Ground>,
 }
@@ -67,7 +69,8 @@ impl Order {
     pub(super) fn send(self, link: &UnixStream) {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let ground = self.ground.map_or(0, |ground| ground as u8 + 1);
-        let _ = send(link.as_raw_fd(), &[self.signal, self.stops, self.group.into(), ground], flags);
+        let how = u8::from(self.group) | u8::from(self.message) << 1;
+        let _ = send(link.as_raw_fd(), &[self.signal, self.stops, how, ground], flags);
     }
 
     /// The orders that are there; `None` where the front is gone. Four bytes that were sent at once are
@@ -80,9 +83,10 @@ impl Order {
 }
 
 impl Order {
-    fn of([signal, stops, group, ground]: &[u8; 4]) -> Self {
+    fn of([signal, stops, how, ground]: &[u8; 4]) -> Self {
         let ground = [Ground::Fore, Ground::Back].get(usize::from(*ground).wrapping_sub(1)).copied();
-        Self { signal: *signal, stops: *stops, group: *group != 0, ground }
+        let (group, message) = (how & 1 != 0, how & 2 != 0);
+        Self { signal: *signal, stops: *stops, group, message, ground }
     }
 }
 

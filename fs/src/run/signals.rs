@@ -13,30 +13,26 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{getpid, getsid};
 
-/// What the front does not die of and the keeper is deaf to. Left out are the signals of a process's own
-/// faults, and SIGPIPE, which every Rust program ignores.
-const HANDLED: [Signal; 16] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-    Signal::SIGVTALRM,
-    Signal::SIGPROF,
-    Signal::SIGIO,
-    Signal::SIGPWR,
-    Signal::SIGTSTP,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-    Signal::SIGCONT,
-    Signal::SIGWINCH,
+/// What is no message to the command: SIGKILL and SIGSTOP cannot be caught, SIGCHLD tells of this process's own
+/// children, and a fault of its own has to end it.
+const OWN: [Signal; 7] = [
+    Signal::SIGKILL,
+    Signal::SIGSTOP,
+    Signal::SIGCHLD,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
 ];
 
-/// [`HANDLED`], as a set.
+/// What the front does not die of and the keeper is deaf to: everything else, real-time signals too, but for
+/// those that the C library keeps for itself (sigfillset leaves them out, nptl(7)). The kernel keeps what is
+/// blocked also where it is ignored, as SIGPIPE is in every Rust program and SIGURG by default (`sig_ignored`,
+/// kernel/signal.c).
 pub(super) fn handled() -> SigSet {
-    HANDLED.into_iter().collect()
+    let mut handled = SigSet::all();
+    OWN.into_iter().for_each(|signal| handled.remove(signal));
+    handled
 }
 
 /// The signals that this process has got and blocked, read one by one. The set must be blocked already.
@@ -108,8 +104,12 @@ impl Received {
     /// Whether it ends a run of which it is not known that the command has started: it would have ended
     /// the command.
     pub(super) fn ends_the_start(&self, keeper: u32) -> bool {
-        let harmless = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGWINCH];
-        !(harmless.contains(&self.number()) || is_ignored(self.number()) || self.is_from_within(keeper))
+        const HARMLESS: [i32; 6] =
+            [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGWINCH, libc::SIGURG];
+        let number = self.number();
+        // SIGPIPE is ignored here and never by the command at its start.
+        let ignored = number != libc::SIGPIPE && is_ignored(number);
+        !(HARMLESS.contains(&number) || ignored || self.is_from_within(keeper))
     }
 }
 

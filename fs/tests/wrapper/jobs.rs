@@ -172,6 +172,36 @@ fn r16_a_stopped_command_is_a_stopped_job_and_goes_on_in_the_foreground() {
 }
 
 #[test]
+fn a_continuation_by_the_shell_and_one_by_anybody_reach_the_command_once() {
+    let stub = Stub::new(First::Granted);
+    let mut terminal = Terminal::shell(&stub);
+    let script = COUNTING.replace("INT", "CONT");
+    terminal.types(&format!("\"$WRAP\" bash -c '{script}'; echo status=$?\n"));
+    let command = pid_in(&stub.path("command"));
+    let front = stub.hears("a grant", |heard| match heard {
+        crate::broker::Heard::Grant { request, .. } => Some(request.front),
+        _ => None,
+    });
+    let got = |times: usize| {
+        let path = stub.path("got");
+        until("the continuation", || (written(&path).lines().count() == times).then_some(()));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(written(&path), "CONT\n".repeat(times));
+    };
+    for time in 0..3 {
+        terminal.types("\x1a");
+        terminal.sees("status=148");
+        assert_eq!(stat(command, 3).as_deref(), Some("T"));
+        terminal.types("fg; echo status=$?\n");
+        got(2 * time + 1);
+        crate::send(front, nix::sys::signal::Signal::SIGCONT);
+        got(2 * time + 2);
+    }
+    std::fs::write(stub.path("over"), "").unwrap();
+    terminal.sees("status=0");
+}
+
+#[test]
 fn a_command_that_was_started_again_has_the_terminals_keys() {
     let stub = Stub::new(First::Granted);
     let mut terminal = Terminal::shell(&stub);

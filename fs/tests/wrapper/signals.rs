@@ -1,12 +1,12 @@
 //! A signal reaches the command once, whoever it was sent to.
 
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::broker::{First, Stub};
-use crate::{Running, piped, send, until, written};
+use crate::{Running, lives, pid_in, piped, send, until, written};
 
 /// Notes every signal by its name and ends on USR2.
 const COUNTING: &str = "for s in TERM INT HUP USR1 WINCH; do trap \"echo $s >>got\" $s; done; \
@@ -35,6 +35,54 @@ fn a_signal_to_the_front_reaches_the_command_once() {
     send(running.pid(), Signal::SIGUSR2);
     assert_eq!(running.wait().code(), Some(0));
     assert_eq!(got(&stub), ["TERM", "INT", "HUP", "USR1", "WINCH", "end"]);
+}
+
+/// What is not passed on, as README has it: no process can catch it, a fault, news of children, the C library's.
+fn is_passed_on(number: i32) -> bool {
+    let kept = [libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD, 32, 33];
+    let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+    !kept.contains(&number) && !faults.contains(&number)
+}
+
+/// Sends it until the front has ended: what harms nobody is lost before the front knows of the command.
+fn send_until_the_end(running: &mut Running, number: i32) -> std::process::ExitStatus {
+    let mut sent = None;
+    let front = nix::unistd::Pid::from_raw(running.pid().cast_signed());
+    until(&format!("the end by {number}"), || {
+        if sent.is_none_or(|at: Instant| at.elapsed() > Duration::from_millis(500)) {
+            kin_broker::sys::process::send(front, number).expect("it is there");
+            sent = Some(Instant::now());
+        }
+        running.0.try_wait().expect("our child")
+    })
+}
+
+#[test]
+fn every_signal_that_can_be_caught_is_passed_on() {
+    for number in (1..=64).filter(|number| is_passed_on(*number)) {
+        let stub = Stub::new(First::Granted);
+        let code = 100 + number;
+        let script = format!(
+            "trap 'echo {number} >>got; exit {code}' {number}; echo $$ >command; while :; do sleep 0.01; done"
+        );
+        let mut running = Running::start(piped(&mut stub.shell(&script)));
+        written(&stub.path("command"));
+        let status = send_until_the_end(&mut running, number);
+        assert_eq!((status.code(), status.signal()), (Some(code), None), "{number}");
+        assert_eq!(written(&stub.path("got")), format!("{number}\n"));
+    }
+}
+
+#[test]
+fn a_signal_that_no_trap_awaits_ends_the_run_as_the_bare_command() {
+    for number in [libc::SIGPIPE, libc::SIGXCPU, libc::SIGSTKFLT, libc::SIGSYS, libc::SIGTRAP, 34, 37, 64] {
+        let stub = Stub::new(First::Granted);
+        let mut running = Running::start(piped(&mut stub.shell("echo $$ >command; exec sleep 60")));
+        let command = pid_in(&stub.path("command"));
+        stub.started();
+        assert_eq!(send_until_the_end(&mut running, number).signal(), Some(number));
+        assert!(!lives(command));
+    }
 }
 
 #[test]
