@@ -19,7 +19,7 @@ use crate::sys::memory::Plaintext;
 
 /// What the front and the redactor say to each other: one byte each, and with some more.
 pub mod link {
-    use std::io::{self, Read};
+    use std::io::{self, Read, Write};
     use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::net::UnixStream;
 
@@ -36,6 +36,7 @@ pub mod link {
     pub const FLUSH: u8 = b'f';
     pub(super) const ENDED: u8 = b'e';
     const NOT_MASKED: u8 = b'n';
+    const NOT_WRITTEN: u8 = b'w';
 
     /// What the redactor says.
     #[derive(Debug)]
@@ -46,6 +47,8 @@ pub mod link {
         Ended,
         /// A version has come since the start that is not masked.
         NotMasked(NotMasked),
+        /// A stream could not be written, for this errno: nothing more of it is shown.
+        NotWritten(i32),
     }
 
     /// The next thing; `None` where it is gone.
@@ -55,6 +58,11 @@ pub mod link {
         match tag[0] {
             FLUSH => Some(Said::Flushed),
             ENDED => Some(Said::Ended),
+            NOT_WRITTEN => {
+                let mut errno = [0; 4];
+                link.read_exact(&mut errno).ok()?;
+                Some(Said::NotWritten(i32::from_le_bytes(errno)))
+            }
             NOT_MASKED => read_frame(&mut link).ok()?.map(|(what, _)| Said::NotMasked(what)),
             _ => None,
         }
@@ -66,6 +74,12 @@ pub mod link {
         let mut bytes = vec![NOT_MASKED];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         write_frame(&mut bytes, what, None).is_ok() && send(link.as_raw_fd(), &bytes, flags).is_ok()
+    }
+
+    /// So few bytes are never mixed with those of another stream.
+    pub(in super::super) fn say_not_written(mut link: &UnixStream, errno: i32) {
+        let [a, b, c, d] = errno.to_le_bytes();
+        let _ = link.write_all(&[NOT_WRITTEN, a, b, c, d]);
     }
 
     /// Has what comes `from` one descriptor written, masked, `to` another.
@@ -249,8 +263,9 @@ impl Process {
             Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (flushes, asked) = mpsc::channel();
         let (shared, woken) = (self.shared.clone(), wake.clone());
+        let link = self.link.as_ref().map(UnixStream::try_clone).transpose()?;
         std::thread::Builder::new().name("stream".into()).spawn(move || {
-            stream::run(from, to, &shared, &woken, &asked);
+            stream::run((from, to), link, &shared, &woken, &asked);
             // First the flushes that were asked for, then the end.
             drop(asked);
             let _ = shared.ended.write(1);

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
-use super::process::{Flushed, Shared};
+use super::process::{Flushed, Shared, link};
 use super::redactor::Redactor;
 
 /// Bytes read at once.
@@ -19,8 +20,8 @@ const PIECE: usize = 256 << 10;
 
 /// Until what it reads ends, or nobody reads what it writes: then who writes into it finds out as by a pipe.
 pub(super) fn run(
-    from: OwnedFd,
-    to: OwnedFd,
+    (from, to): (OwnedFd, OwnedFd),
+    link: Option<UnixStream>,
     shared: &Shared,
     wake: &EventFd,
     flushes: &mpsc::Receiver<Arc<Flushed>>,
@@ -29,6 +30,7 @@ pub(super) fn run(
     let mut stream = Stream {
         from: from.into(),
         to: to.into(),
+        link,
         redactor,
         piece: vec![0; PIECE],
         output: Vec::new(),
@@ -40,6 +42,8 @@ pub(super) fn run(
 struct Stream<'s> {
     from: File,
     to: File,
+    /// To the front, which hears of what cannot be written before it hears that anything is.
+    link: Option<UnixStream>,
     redactor: Redactor,
     piece: Vec<u8>,
     output: Vec<u8>,
@@ -144,10 +148,22 @@ impl Stream<'_> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let _ = poll(&mut [PollFd::new(self.to.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.say_not_written(&error);
+                    return Err(error);
+                }
             }
         }
         self.output.clear();
         Ok(())
+    }
+
+    /// That nobody reads any more is no fault: a pipe's end, or a terminal's hangup.
+    fn say_not_written(&self, error: &io::Error) {
+        let unread = matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+            || self.wait(None, Some(Duration::ZERO)).is_ok_and(|ready| ready.unread);
+        if let (Some(link), Some(errno), false) = (&self.link, error.raw_os_error(), unread) {
+            link::say_not_written(link, errno);
+        }
     }
 }

@@ -12,7 +12,7 @@ use nix::unistd::{Pid, getpid};
 use super::link::{Order, Report, wait_readable};
 use super::output::Fronts;
 use super::signals::{Received, Signals, handled, is_stopped};
-use super::status::{Ended, left_a_core};
+use super::status::{Ended, FAULT, left_a_core};
 use super::terminal::Terminal;
 use super::{Outcome, Start, descriptors};
 
@@ -32,13 +32,11 @@ pub(super) fn wait(start: &Start, keeper: Pid, link: UnixStream, output: Option<
         front.wait();
         // Reports first: whether the command has started decides what a signal means.
         if let Some(outcome) = front.reports() {
-            front.show_what_was_written(None);
-            return Ok(outcome);
+            return Ok(front.end_with(outcome));
         }
         front.heed_signals();
         if let Some(outcome) = front.stop_as_the_command_did().or_else(|| front.give_up_calling_off()) {
-            front.show_what_was_written(None);
-            return Ok(outcome);
+            return Ok(front.end_with(outcome));
         }
     }
 }
@@ -88,6 +86,13 @@ impl Front<'_> {
                 terminal.write();
             }
         }
+    }
+
+    /// What was written is shown before the end; where it could not be, the end is no success.
+    fn end_with(&mut self, outcome: Outcome) -> Outcome {
+        self.show_what_was_written(None);
+        let lost = self.output.as_ref().is_some_and(|output| output.lost);
+        if lost && outcome == Outcome::Exited(0) { Outcome::Exited(FAULT) } else { outcome }
     }
 
     fn heed_signals(&mut self) {
@@ -197,7 +202,7 @@ impl Front<'_> {
             return Outcome::Signaled(signal);
         }
         self.complain("error: the keeper ended before the command: its grant is void");
-        Outcome::Exited(125)
+        Outcome::Exited(FAULT)
     }
 
     /// Stops by the signal that stopped the command, so that the shell sees it; returns when continued.

@@ -98,6 +98,10 @@ impl Front<'_> {
         match link::hear(&output.link) {
             Some(Said::Flushed) => output.unanswered = output.unanswered.saturating_sub(1),
             Some(Said::Ended) => output.ended = true,
+            Some(Said::NotWritten(errno)) => {
+                output.lost = true;
+                self.complain(&status::not_written(errno));
+            }
             Some(Said::NotMasked(what)) => self.complain(&status::not_masked(&what)),
             None => {
                 self.complain("error: the redactor ended: nothing that the command writes is shown any more");

@@ -19,11 +19,8 @@ use super::output::{Keepers, Slave};
 use super::rotation::Rotation;
 use super::signals::Signals;
 use super::spawn::Waiting;
-use super::status::Ended;
+use super::status::{Ended, FAULT};
 use super::{Start, descriptors};
-
-/// The exit code for a fault after the start.
-const FAULT: i32 = 125;
 
 /// What ends a command, as a rule: who sends it such a signal does not want it started again.
 const ENDS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];

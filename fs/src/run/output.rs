@@ -52,6 +52,8 @@ pub(super) struct Fronts {
     pub(super) ended: bool,
     /// How many of the front's wishes to see what was written are not answered.
     pub(super) unanswered: u32,
+    /// Something that was written could not be shown.
+    pub(super) lost: bool,
 }
 
 /// The streams of this process, and what they are.
@@ -137,7 +139,7 @@ impl Output {
     }
 
     pub(super) fn fronts(self) -> Fronts {
-        Fronts { link: self.link, terminal: self.terminal, ended: false, unanswered: 0 }
+        Fronts { link: self.link, terminal: self.terminal, ended: false, unanswered: 0, lost: false }
     }
 
     /// In the keeper, which is to leave the modes of the terminal alone.

@@ -11,6 +11,9 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+/// The exit code for a fault after the start.
+pub(super) const FAULT: i32 = 125;
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Ended {
@@ -66,6 +69,12 @@ pub(super) fn not_masked(NotMasked { file, why }: &NotMasked) -> String {
         Unmasked::Encoded => " where it is encoded: all values together are too large",
     };
     format!("warning: {file} is not masked{because}")
+}
+
+/// The error of a redacted stream that could not be written; `kin run` does not end with 0 then.
+pub(super) fn not_written(errno: i32) -> String {
+    let why = describe(&io::Error::from_raw_os_error(errno));
+    format!("error: what the command wrote could not be written: {why}")
 }
 
 /// The most arguments of a command, and the most characters of one, that `kin status` is told.

@@ -392,6 +392,25 @@ fn a_redacted_run_ends_as_a_bare_one() {
 }
 
 #[test]
+fn a_redacted_output_that_cannot_be_written_is_told_of_and_is_no_success() {
+    let world = World::ready();
+    let line = "error: what the command wrote could not be written: no space left on device\n";
+    for (script, to, code, told) in [
+        ("echo hi", ">/dev/full", 125, line),
+        ("echo hi; exit 7", ">/dev/full", 7, line),
+        ("seq 100000", ">/dev/full", 141, line),
+        ("echo hi >&2", "2>/dev/full", 125, ""),
+        ("exit 0", ">/dev/full", 0, ""),
+        ("echo hi", "| cat >/dev/null; exit ${PIPESTATUS[0]}", 0, ""),
+        ("yes", "| head -1 >/dev/null; exit ${PIPESTATUS[0]}", 141, ""),
+    ] {
+        let run = format!("{} run --redact -- sh -c '{script}' {to}", binary().display());
+        let output = world.other("bash", ["-c", &run]).run();
+        assert_eq!((output.code(), output.stderr.as_str()), (code, told), "{run}");
+    }
+}
+
+#[test]
 fn redaction_is_asked_for_and_the_last_word_counts() {
     let world = World::ready();
     let cat = ["--", "sh", "-c", "cat $KIN_DIR/DATABASE_URL"];
