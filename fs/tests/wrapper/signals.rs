@@ -57,9 +57,18 @@ fn send_until_the_end(running: &mut Running, number: i32) -> std::process::ExitS
     })
 }
 
+/// Whether a shell that is started here could not trap it: whoever started this process had it ignored, and that is
+/// inherited. (SIGPIPE is ignored in Rust's processes alone.)
+fn is_ignored(number: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("SigIgn").trim();
+    let ignored = u64::from_str_radix(ignored, 16).expect("a mask");
+    number != libc::SIGPIPE && ignored >> (number - 1) & 1 == 1
+}
+
 #[test]
 fn every_signal_that_can_be_caught_is_passed_on() {
-    for number in (1..=64).filter(|number| is_passed_on(*number)) {
+    for number in (1..=64).filter(|number| is_passed_on(*number) && !is_ignored(*number)) {
         let stub = Stub::new(First::Granted);
         let code = 100 + number;
         let script = format!(
