@@ -25,12 +25,16 @@ fn descends_from_keeper(pid: u32, stat: &dyn Fn(u32) -> Option<Vec<u8>>) -> bool
     for _ in 0..WALKS {
         let mut at = pid;
         loop {
-            if at <= 1 {
+            if at == 1 {
                 return false;
             }
             let Some((comm, parent)) = stat(at).as_deref().and_then(parse_stat) else { break };
             if comm == KEEPER_COMM.as_bytes() {
                 return true;
+            }
+            // None: the top of a namespace that was entered, or a parent that is being reaped.
+            if parent == 0 {
+                break;
             }
             at = parent;
         }
@@ -68,6 +72,17 @@ mod tests {
         assert!(!descends_from_keeper(5, &rows));
         assert!(!descends_from_keeper(4, &rows));
         assert!(!descends_from_keeper(3, &rows));
+    }
+
+    #[test]
+    fn a_parent_that_is_reaped_while_its_number_is_read_is_no_top() {
+        let rows = tree(&[(9, "sh", 8), (8, "kin-keeper", 1)]);
+        let asked = std::cell::Cell::new(0);
+        let reaping = |pid| {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 { Some(b"9 (sh) S 0 1 1 0 -1".to_vec()) } else { rows(pid) }
+        };
+        assert!(descends_from_keeper(9, &reaping));
     }
 
     #[test]

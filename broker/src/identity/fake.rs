@@ -36,6 +36,8 @@ struct FakeProcess {
 pub(super) struct World {
     living: BTreeMap<u32, FakeProcess>,
     clock: u64,
+    /// Children whose parent is being reaped when it is asked for next.
+    unnumbered: BTreeSet<u32>,
     pub(super) calls: Vec<Call>,
 }
 
@@ -104,6 +106,12 @@ impl World {
         }
     }
 
+    /// Ends and reaps it while its child's parent is being read: that reading finds no number.
+    pub(super) fn reap_under(&mut self, pid: u32, child: u32) {
+        self.unnumbered.insert(child);
+        self.kill(pid);
+    }
+
     /// Whether `pid` descends from `root`, by the world's own knowledge.
     pub(super) fn descends(&self, pid: u32, root: Process) -> bool {
         let mut above = self.living[&pid].parent;
@@ -164,13 +172,13 @@ impl Fake {
         });
     }
 
-    fn ask<T>(&self, call: Call, answer: impl FnOnce(&World) -> T) -> T {
+    fn ask<T>(&self, call: Call, answer: impl FnOnce(&mut World) -> T) -> T {
         let mut world = self.world.lock();
         if let Some(hook) = self.hook.lock().as_mut() {
             hook(&mut world, call);
         }
         world.calls.push(call);
-        answer(&world)
+        answer(&mut world)
     }
 }
 
@@ -204,7 +212,10 @@ impl ProcessTable for Fake {
 
     fn parent(&self, child: &Held) -> Result<Option<Pid>, Absent> {
         let call = Call::Parent(child.process().pid.get());
-        self.ask(call, |world| world.of(child).map(|process| Pid::new(process.parent)))
+        self.ask(call, |world| {
+            let parent = world.of(child)?.parent;
+            Ok(Pid::new(parent).filter(|_| !world.unnumbered.remove(&child.process().pid.get())))
+        })
     }
 
     fn has_thread(&self, pid: Pid, tid: Tid) -> bool {

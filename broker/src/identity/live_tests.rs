@@ -475,6 +475,7 @@ fn y04_ten_thousand_forks_in_four_hundred_numbers_give_no_wrong_answer() {
     let output = namespace.wait_with_output().unwrap();
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    said.lines().filter(|line| line.starts_with("soak: ")).for_each(|line| eprintln!("{line}"));
+    let told = |line: &&str| line.starts_with("soak: ") || line.starts_with("wrong: ");
+    said.lines().filter(told).for_each(|line| eprintln!("{line}"));
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

@@ -132,7 +132,7 @@ impl Identifier {
 
     /// The number of the process's parent, true while both live; `None` where it has exited or has none here.
     pub fn parent_of(&self, child: &Held) -> Option<Pid> {
-        self.table.parent(child).ok().flatten()
+        walk::parent(&*self.table, child).ok().flatten()
     }
 
     /// The user and pid namespaces that a held process is in now; `None` where the kernel would not say.

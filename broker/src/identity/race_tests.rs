@@ -118,6 +118,18 @@ fn honest_opens_survive_parents_that_exit_between_any_two_steps() {
 }
 
 #[test]
+fn a_parent_that_is_reaped_while_its_number_is_read_is_no_top() {
+    for (child, dies) in [(READER, MAKE), (MAKE, SHELL)] {
+        for nth in 1..=2 {
+            let (fake, identifier, grants) = house(true);
+            fake.before(Call::Parent(child), nth, move |world| world.reap_under(dies, child));
+            let root = identifier.identify(READER, &grants).unwrap().root();
+            assert_eq!(root.map(|root| root.pid.get()), Some(KEEPER), "{dies}, at reading {nth} of {child}");
+        }
+    }
+}
+
+#[test]
 fn a_parent_whose_number_is_reused_inside_the_tree_admits_nobody() {
     // The outsider 600 → 601; 600 exits after 601's parent was read, and a member takes the number 600.
     for call in [Call::Open(600), Call::Parent(600)] {

@@ -1,6 +1,6 @@
 //! How much is asked of a test that could go on for ever, and how many of its answers were wrong?
 //!
-//! `scripts/soak` says how much, by the environment, and reads the line that [`Tally::hold`] prints.
+//! `scripts/soak` says how much, by the environment, and reads the lines that [`Tally::hold`] prints.
 #![allow(clippy::unwrap_used)]
 
 use kin_policy::{Process, Unidentified};
@@ -59,13 +59,14 @@ impl Tally {
         self.first.get_or_insert_with(|| format!("{}: {said:?}, and it is {expected:?}", about()));
     }
 
-    /// Prints the counts, and panics with the first wrong answer.
+    /// Prints the counts and the first wrong answer, and panics with it.
     pub(super) fn hold(&self, seed: u64) {
         let Self { asked, wrong_allows, wrong_denies, crossed, first } = self;
         eprintln!(
             "soak: seed={seed} asked={asked} wrong_allows={wrong_allows} wrong_denies={wrong_denies} \
              crossed={crossed}"
         );
+        first.iter().for_each(|first| eprintln!("wrong: {first}"));
         assert_eq!(*first, None);
     }
 }

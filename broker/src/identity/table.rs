@@ -111,7 +111,8 @@ pub trait ProcessTable: Send + Sync {
     /// See [`Absent`].
     fn leader_of(&self, tid: Tid) -> Result<Pid, Absent>;
 
-    /// The number of the parent's thread group; `None` above the top of the pid namespace.
+    /// The number of the parent's thread group; `None` above the top of the pid namespace, and for an instant
+    /// while a parent is reaped.
     ///
     /// # Errors
     /// `Missing` where `child` has exited.

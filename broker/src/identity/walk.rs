@@ -27,6 +27,8 @@ const ATTEMPTS: usize = 64;
 /// How many ancestors a walk follows: a decision has to be there within 100 ms, and a step through /proc
 /// takes about 30 µs.
 pub(super) const DEPTH: usize = 2048;
+/// How often a process other than 1 has to say that it has no parent.
+const TOPS: usize = 3;
 /// How many of the nearest ancestors are handed back pinned, to be remembered as readers of their own.
 const NEAREST: usize = 16;
 
@@ -126,8 +128,24 @@ impl Walk<'_> {
     }
 
     fn parent(&self, child: &Held) -> Result<Option<Pid>, Halt> {
-        self.table.parent(child).map_err(halt)
+        parent(self.table, child).map_err(halt)
     }
+}
+
+/// The number of the parent's thread group; `None` above the top of the pid namespace.
+///
+/// One answer without a number proves no top. The kernel follows the child's parent and then reads that one's
+/// number (`task_ppid_nr_ns`, kernel/pid.c). A parent that is reaped between the two has no number any more
+/// (`__unhash_process`, kernel/exit.c). The child has another parent by then, so the next answer is right
+/// unless that one is reaped in its turn. Process 1 has no parent that it could lose.
+pub(super) fn parent(table: &dyn ProcessTable, child: &Held) -> Result<Option<Pid>, Absent> {
+    let readings = if child.process().pid.get() == 1 { 1 } else { TOPS };
+    for _ in 0..readings {
+        if let Some(parent) = table.parent(child)? {
+            return Ok(Some(parent));
+        }
+    }
+    Ok(None)
 }
 
 impl Ascent {
