@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use kin_policy::{
-    Action, Decision, Denial, DirectoryName, Exe, FileName, GrantId, Lineage, Namespaces, PageCache, Permit,
-    Process, Reach, Reader, Reference, Request, Standing, Tid, Unidentified, decide,
+    Action, Binding, Decision, Denial, DirectoryName, Exe, FileName, GrantId, Lineage, Namespaces, PageCache,
+    Permit, Process, Reach, Reader, Reference, Request, Standing, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
@@ -100,7 +100,7 @@ impl Judged {
 /// All that is known of who asks.
 struct Subject {
     known: Result<Arc<Known>, Unidentified>,
-    /// Its way up as it is now, where the file is for some levels alone.
+    /// Its way up as it is now, where what was proven once is not enough.
     again: Option<Result<Lineage, Unidentified>>,
     live: Option<Arc<LiveGrant>>,
     namespaces: Option<Namespaces>,
@@ -139,10 +139,9 @@ impl Subject {
         self.live.as_deref().map_or(Refusal::Missing, withheld)
     }
 
-    /// Whether the reader is in other namespaces than its grant.
+    /// Whether the reader is in other namespaces than its grant, or one around it.
     fn elsewhere(&self) -> bool {
-        let own = self.live.as_ref().and_then(|live| live.namespaces());
-        own.is_none() || own != self.namespaces
+        !self.live.as_ref().is_some_and(|live| live.is_place_of(self.namespaces))
     }
 }
 
@@ -404,8 +403,8 @@ impl Broker {
         let live =
             known.as_ref().ok().and_then(|known| self.grant_of(known)).filter(|live| caller.reaches(live));
         let inside = known.as_ref().ok().zip(live.as_ref());
-        let again = inside.and_then(|(known, live)| self.seen_again(known, live, file?));
         let namespaces = inside.and_then(|(known, _)| known.namespaces());
+        let again = inside.and_then(|(known, live)| self.seen_again((known, namespaces), live, file));
         let (exe, unhashed) = match (exe, inside) {
             (None, Some((known, live))) if is_pinned(live, action, file) => {
                 match self.executables.look(known) {
@@ -424,15 +423,20 @@ impl Broker {
     }
 
     /// The reader's way up as it is now, where what was proven once is not enough:
-    /// [`kin_policy::Descend::wants_a_fresh_lineage`].
+    /// [`kin_policy::Descend::wants_a_fresh_lineage`], and a reader in another pid namespace that a binding is for.
     fn seen_again(
         &self,
-        known: &Known,
+        (known, namespaces): (&Known, Option<Namespaces>),
         live: &LiveGrant,
-        file: &FileName,
+        file: Option<&FileName>,
     ) -> Option<Result<Lineage, Unidentified>> {
-        let mut behind = live.grant.behind(file);
-        let wanted = behind.any(|b| b.descend.wants_a_fresh_lineage(known.lineage(), live.command()));
+        let wants = |b: &Binding| b.descend.wants_a_fresh_lineage(known.lineage(), live.command());
+        let anywhere = |b: &Binding| b.namespaces == Reach::Any;
+        let wanted = match (file, self.identifier.is_own_pid_namespace(namespaces)) {
+            (Some(file), true) => live.grant.behind(file).any(wants),
+            (Some(file), false) => live.grant.behind(file).any(|b| wants(b) || anywhere(b)),
+            (None, own) => !own && live.grant.every_binding().any(|(_, b)| anywhere(b)),
+        };
         wanted.then(|| self.identifier.walk_again(known, &self.grants))
     }
 

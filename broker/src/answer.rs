@@ -123,6 +123,27 @@ impl Broker {
         }
     }
 
+    /// Refuses to answer a process that is gone, and one in another pid namespace than the broker's, and records
+    /// that it tried. There, its ancestors prove nothing: it may be a member of a tree that was adopted outside of
+    /// it ([`crate::identity`]).
+    ///
+    /// # Errors
+    /// `peer_gone`; `other_pid_namespace`.
+    pub(crate) fn admit(&self, peer: &Peer, question: &Question) -> Result<()> {
+        peer.check_alive()?;
+        if self.identifier.shares_pid_namespace(&peer.held) {
+            return Ok(());
+        }
+        peer.check_alive()?;
+        let verb = forbidden_inside(question).unwrap_or("ask");
+        let (reason, peer) = ("other_pid_namespace", Some(peer.held.process().pid));
+        self.record(&Event::SockDeny { verb, reason, peer, asker: None })?;
+        let message =
+            "nobody can tell whose process this is: it lives in another pid namespace than the broker";
+        Err(Error::new(Class::Denied, reason, message)
+            .hint("a container or a sandbox has one of its own: run kin outside of it"))
+    }
+
     /// Refuses what a member of a grant's tree may not do, and records that it tried.
     fn outside_every_tree(&self, peer: &Peer, verb: &'static str) -> Result<()> {
         if self.innermost_of(peer)?.is_none() {

@@ -31,8 +31,7 @@ impl LiveGrant {
         now: Timestamp,
         of: impl Fn(&Around<'_>) -> (Limits, u64),
     ) -> Left {
-        let own = Around { grant: &self.grant, ended: self.ended(), uses: self.uses(file) };
-        let left = std::iter::once(own).chain(self.around(file)).map(|grant| {
+        let left = self.and_around(file).map(|grant| {
             let (limits, opens) = of(&grant);
             left(limits, Uses { opens, ..grant.uses }, grant.grant.created, now)
         });

@@ -64,6 +64,9 @@ impl Broker {
         let outer_view = outer.as_deref().map(|outer| Outer::seen_from(outer, namespaces));
         let mut chosen = choose(&manifest, request.only.as_deref(), &project, outer_view.as_ref())?;
         chosen.bound(&request.max_opens_of)?;
+        if outer.is_some() && request.private.is_some() {
+            chosen.may_move()?;
+        }
         for (file, binding) in chosen.every_binding() {
             if opened.vault.info(&binding.reference).is_none() {
                 return Err(missing(file, binding));
@@ -238,6 +241,20 @@ impl Chosen {
         self.recipes.insert(file.clone(), of.recipe.clone());
     }
 
+    /// Refuses a private mount inside a tree for what is to stay in the outer grant's namespaces: without root
+    /// such a mount has a user namespace of its own (user_namespaces(7)), and nothing would open there.
+    fn may_move(&self) -> Result<()> {
+        let stays = |(_, binding): &(_, &Binding)| binding.namespaces == Reach::Same;
+        match self.every_binding().find(stays) {
+            Some((file, _)) if !nix::unistd::geteuid().is_root() => {
+                let message = format!("{file} is for the namespaces of the run around this process alone");
+                Err(denied("private_inside", &message)
+                    .hint("leave --private out, or start it outside this tree"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Bounds the opens of single bindings, beside what the manifest says, whichever file they are opened by.
     fn bound(&mut self, max_opens: &[(FileName, u64)]) -> Result<()> {
         for (file, most) in max_opens {
@@ -293,7 +310,7 @@ struct Outer<'a> {
 
 impl<'a> Outer<'a> {
     fn seen_from(live: &'a LiveGrant, namespaces: Option<Namespaces>) -> Self {
-        Self { live, same_namespaces: namespaces.is_some() && namespaces == live.namespaces() }
+        Self { live, same_namespaces: live.is_place_of(namespaces) }
     }
 
     /// Whether an inner grant may have it: the same secret, for no more programs and places, only where the

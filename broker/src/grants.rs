@@ -135,7 +135,7 @@ impl LiveGrant {
 
     /// Whether it is the grant `id`, or was made inside that one's tree.
     pub fn is_within(&self, id: GrantId) -> bool {
-        std::iter::successors(Some(self), |live| live.outer.as_deref()).any(|live| live.grant.id == id)
+        self.outwards().any(|live| live.grant.id == id)
     }
 
     /// Notes that its private mount is served; `false` where it had one already.
@@ -150,8 +150,7 @@ impl LiveGrant {
 
     /// Empties the page cache of the private mount that its tree sees.
     pub(crate) fn unmap(&self) {
-        let outwards = std::iter::successors(Some(self), |live| live.outer.as_deref());
-        if let Some(mapped) = outwards.filter_map(|live| live.mapped.get()).next() {
+        if let Some(mapped) = self.outwards().find_map(|live| live.mapped.get()) {
             mapped.unmap();
         }
     }
@@ -212,10 +211,27 @@ impl LiveGrant {
 
     /// The grants around it, innermost first.
     pub fn around(&self, file: Option<&FileName>) -> Vec<Around<'_>> {
-        let outwards = std::iter::successors(self.outer.as_deref(), |live| live.outer.as_deref());
-        outwards
-            .map(|live| Around { grant: &live.grant, ended: live.ended(), uses: live.uses(file) })
-            .collect()
+        self.and_around(file).skip(1).collect()
+    }
+
+    /// It, and the grants around it, innermost first.
+    pub(crate) fn and_around(&self, file: Option<&FileName>) -> impl Iterator<Item = Around<'_>> {
+        self.outwards().map(move |live| Around {
+            grant: &live.grant,
+            ended: live.ended(),
+            namespaces: live.namespaces(),
+            uses: live.uses(file),
+        })
+    }
+
+    fn outwards(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |live| live.outer.as_deref())
+    }
+
+    /// Whether a reader with these namespaces is where its readers are to be, and where those of every grant
+    /// around it are.
+    pub(crate) fn is_place_of(&self, namespaces: Option<Namespaces>) -> bool {
+        namespaces.is_some() && self.outwards().all(|live| live.namespaces() == namespaces)
     }
 
     /// What has been used of it, and how much of that was `file`. Only files that have a limit are counted.

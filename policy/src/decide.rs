@@ -364,17 +364,24 @@ fn every(grant: &Grant) -> impl Iterator<Item = &Binding> {
     grant.every_binding().map(|(_, binding)| binding)
 }
 
-/// Whether one of the bindings may be seen from the namespaces that the reader is in.
+/// Whether one of the bindings may be seen from the namespaces that the reader is in. What an inner grant has
+/// of an outer one keeps the outer one's place: an inner keeper chooses where its command lives, and would
+/// take the binding there.
 fn reaches<'b>(
     bindings: impl IntoIterator<Item = &'b Binding>,
     request: &Request<'_>,
     standing: &Standing<'_>,
 ) -> Result<(), Denial> {
-    let own = standing.namespaces.zip(request.namespaces).map(|(own, readers)| own == readers);
-    match own {
-        Some(true) => Ok(()),
-        _ if bindings.into_iter().any(|binding| binding.namespaces == Reach::Any) => Ok(()),
-        Some(false) => Err(Denial::NamespaceMismatch),
+    match and_around(standing).try_for_each(|around| is_in(around.namespaces, request.namespaces)) {
+        Err(_) if bindings.into_iter().any(|binding| binding.namespaces == Reach::Any) => Ok(()),
+        place => place,
+    }
+}
+
+fn is_in(own: Option<Namespaces>, readers: Option<Namespaces>) -> Result<(), Denial> {
+    match own.zip(readers) {
+        Some((own, readers)) if own == readers => Ok(()),
+        Some(_) => Err(Denial::NamespaceMismatch),
         None => Err(Denial::Unidentified(Unidentified::Unverifiable)),
     }
 }
@@ -412,8 +419,8 @@ fn admitted(lineage: &Lineage, standing: &Standing<'_>) -> Result<(), Denial> {
 
 /// The grant itself first, then those around it.
 fn and_around<'a>(standing: &Standing<'a>) -> impl Iterator<Item = Around<'a>> {
-    let Standing { grant, ended, uses, around, .. } = *standing;
-    core::iter::once(Around { grant, ended, uses }).chain(around.iter().copied())
+    let Standing { grant, ended, namespaces, uses, around, .. } = *standing;
+    core::iter::once(Around { grant, ended, namespaces, uses }).chain(around.iter().copied())
 }
 
 fn alive(standing: &Standing<'_>, now: Timestamp) -> Result<(), Denial> {

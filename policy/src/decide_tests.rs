@@ -76,7 +76,7 @@ fn standing(grant: &Grant) -> Standing<'_> {
 
 /// A grant around the one that decides.
 fn around(grant: &Grant) -> Around<'_> {
-    Around { grant, ended: None, uses: Uses::default() }
+    Around { grant, ended: None, namespaces: Some(HOME), uses: Uses::default() }
 }
 
 /// A grant whose binding has these edges.
@@ -133,8 +133,18 @@ fn ask_from(
     name: Option<&str>,
     standing: &Standing<'_>,
 ) -> Decision {
-    let (project, file, member) = (directory("api"), name.map(file), lineage(&[3, 100]));
-    let reader = Reader::Proven(&member);
+    ask_as(&lineage(&[3, 100]), namespaces, exe, action, name, standing)
+}
+
+fn ask_as(
+    member: &Lineage,
+    namespaces: Option<Namespaces>,
+    exe: Option<Exe>,
+    action: Action,
+    name: Option<&str>,
+    standing: &Standing<'_>,
+) -> Decision {
+    let (project, file, reader) = (directory("api"), name.map(file), Reader::Proven(member));
     let file = file.as_ref();
     let request = Request { action, reader, namespaces, exe, project: &project, file, through: None };
     decide(&request, &[*standing], Timestamp::from_nanos(0))
@@ -361,6 +371,34 @@ deny_from!(a_pinned_binding_without_evidence_is_unverifiable: pinned(), Some(HOM
     [Action::Open, read(100)], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
 deny_from!(c04_a_pin_does_not_open_from_elsewhere: pinned(), inside(7, HOME.pid), Some(Exe::File(GIT)),
     [Action::Open, read(100)], Some("DB") => Denial::NamespaceMismatch);
+
+#[test]
+fn a23_what_an_inner_grant_has_keeps_the_place_of_every_grant_around_it() {
+    let moved = inside(7, 7);
+    let unknown = Denial::Unidentified(Unidentified::Unverifiable);
+    // The places of the outermost, the middle and the inner command, and of the reader.
+    for (places, from, denial) in [
+        ([Some(HOME), Some(HOME), moved], moved, Denial::NamespaceMismatch),
+        ([Some(HOME), moved, moved], moved, Denial::NamespaceMismatch),
+        ([moved, Some(HOME), Some(HOME)], Some(HOME), Denial::NamespaceMismatch),
+        ([Some(HOME), Some(HOME), moved], Some(HOME), Denial::NamespaceMismatch),
+        ([None, Some(HOME), Some(HOME)], Some(HOME), unknown),
+    ] {
+        for (binding, refused) in [(plain(), true), (everywhere(), false)] {
+            let grants = [100, 150, 200].map(|root| grant_of(root, binding.clone()));
+            let around = [1, 0].map(|outer| Around { namespaces: places[outer], ..around(&grants[outer]) });
+            let standing = Standing { namespaces: places[2], around: &around, ..standing(&grants[2]) };
+            for (action, name) in [(Action::Look, None), (Action::Open, Some("DB")), (read(200), Some("DB"))]
+            {
+                let answer = ask_as(&lineage(&[3, 200, 150, 100]), from, None, action, name, &standing);
+                match refused {
+                    true => assert_eq!(answer, Decision::Deny(denial), "{places:?} {from:?} {action:?}"),
+                    false => drop(permit(answer)),
+                }
+            }
+        }
+    }
+}
 
 #[test]
 fn a_grant_whose_namespaces_are_not_known_admits_nobody() {
@@ -609,7 +647,7 @@ fn a_redactor_is_handed_what_a_live_grant_binds_and_nothing_else() {
     };
     let grant = Grant { expires: Some(Timestamp::from_nanos(100)), ..grant_of(100, edged) };
     let outer = grant_of(90, plain());
-    let around = |ended| [Around { grant: &outer, ended, uses: Uses::default() }];
+    let around = |ended| [Around { ended, ..self::around(&outer) }];
     let standing = |ended, suspended, around| Standing {
         grant: &grant,
         ended,

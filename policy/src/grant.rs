@@ -137,7 +137,7 @@ pub struct RenderedFile {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reach {
-    /// In those of its grant.
+    /// In those of its grant, and of every grant around that one.
     #[default]
     Same,
     /// In any.
@@ -278,7 +278,7 @@ pub struct Standing<'a> {
     pub namespaces: Option<Namespaces>,
     /// What has been used of it.
     pub uses: Uses,
-    /// The grants that it was made inside of: what is left of them bounds it too.
+    /// The grants that it was made inside of: what is left of them, and their place, bound it too.
     pub around: &'a [Around<'a>],
 }
 
@@ -289,6 +289,8 @@ pub struct Around<'a> {
     pub grant: &'a Grant,
     /// How it ended, where it has.
     pub ended: Option<Ending>,
+    /// The namespaces of its command; `None` where they could not be told.
+    pub namespaces: Option<Namespaces>,
     /// What has been used of it.
     pub uses: Uses,
 }

@@ -138,23 +138,23 @@ fn converse(broker: &Arc<Broker>, mut stream: UnixStream) {
         };
         let with = Enclosed { value, device: timed.device, staged: &mut staged };
         let answer = understand(request).and_then(|request| match request.question {
-            Question::Grant(wanted) => {
+            Question::Grant(ref wanted) => {
                 // The grant keeps the peer that it was made for; what its keeper says next is said by a new one.
                 let keeper = std::mem::replace(&mut peer, Peer::of(&stream, &broker.identifier))?;
-                keeper.check_alive()?;
-                let (granted, live) = broker.grant(keeper, &wanted, request.session_bus.as_deref())?;
+                broker.admit(&keeper, &request.question)?;
+                let (granted, live) = broker.grant(keeper, wanted, request.session_bus.as_deref())?;
                 broker.hand_over(live)?;
                 Ok(Some((super::document(&granted)?, None)))
             }
             Question::TellVersions => {
                 let peer = peer.as_ref().map_err(Clone::clone)?;
-                peer.check_alive()?;
+                broker.admit(peer, &request.question)?;
                 broker.tell_keeper(broker.kept_by(peer)?, &stream)?;
                 Ok(None)
             }
             _ => {
                 let peer = peer.as_ref().map_err(Clone::clone)?;
-                peer.check_alive()?;
+                broker.admit(peer, &request.question)?;
                 broker.answer(peer, request, with).map(Some)
             }
         });

@@ -27,6 +27,8 @@ struct FakeProcess {
     threads: BTreeSet<u32>,
     subreaper: bool,
     hidden: bool,
+    /// In pid namespaces below the broker's, outermost first.
+    numbers_below: Vec<u32>,
     /// Turns readable at death, as a pidfd does.
     death: OwnedFd,
 }
@@ -59,8 +61,15 @@ impl World {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let death = OwnedFd::from(EventFd::from_flags(flags).unwrap());
         let threads = BTreeSet::from([pid]);
-        let process =
-            FakeProcess { start: self.clock, parent, threads, subreaper: false, hidden: false, death };
+        let process = FakeProcess {
+            start: self.clock,
+            parent,
+            threads,
+            subreaper: false,
+            hidden: false,
+            numbers_below: Vec::new(),
+            death,
+        };
         self.living.insert(pid, process);
         self.process(pid)
     }
@@ -87,6 +96,11 @@ impl World {
 
     pub(super) fn end_thread(&mut self, pid: u32, tid: u32) {
         self.living.get_mut(&pid).unwrap().threads.remove(&tid);
+    }
+
+    /// Puts it into pid namespaces below the broker's, with these numbers there.
+    pub(super) fn number_below(&mut self, pid: u32, numbers: &[u32]) {
+        self.living.get_mut(&pid).unwrap().numbers_below = numbers.to_vec();
     }
 
     pub(super) fn hide(&mut self, pid: u32) {
@@ -215,6 +229,13 @@ impl ProcessTable for Fake {
         self.ask(call, |world| {
             let parent = world.of(child)?.parent;
             Ok(Pid::new(parent).filter(|_| !world.unnumbered.remove(&child.process().pid.get())))
+        })
+    }
+
+    fn numbers(&self, held: &Held) -> Result<Vec<u32>, Absent> {
+        self.with(|world| {
+            let below = world.of(held)?.numbers_below.iter();
+            Ok([held.process().pid.get()].iter().chain(below).copied().collect())
         })
     }
 

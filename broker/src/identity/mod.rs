@@ -7,8 +7,13 @@
 //! - A hit asks whether the pinned process lives and still has the thread. While it lives its number is its
 //!   own, so a reused thread id or pid cannot hit.
 //! - The same poll asks whether the root lives. A root is a keeper, which is a child subreaper: an orphan goes
-//!   to its nearest living ancestor that is one (PR_SET_CHILD_SUBREAPER, prctl(2const)), so while the keeper
-//!   lives nobody leaves its tree. Ancestors in between may exit; they are history, and still true.
+//!   to its nearest living ancestor that is one (PR_SET_CHILD_SUBREAPER, prctl(2const)), within its own pid
+//!   namespace. So while the keeper lives no process of the broker's pid namespace leaves its tree, and none
+//!   comes in. Ancestors in between may exit; they are history, and still true.
+//! - A pid namespace below the broker's has an init of its own, which adopts whoever is orphaned there: a
+//!   stranger that enters one inside the tree comes in, a member that enters one outside leaves. So a reader
+//!   there is walked afresh, and is proven only where no step leads from a child to that init; and the control
+//!   socket answers nobody there.
 //! - A known ancestor ends a walk only where it is alive at that moment and the child's parent number is read
 //!   again afterwards: it is pinned like any other parent.
 //! - Being nearer to a *new* root is the one change that matters. Whoever makes a grant lets [`Roots`] know the
@@ -34,7 +39,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use cache::Cache;
 use pinned::Pinned;
-use walk::{Ascent, Walk};
+use walk::{Adoption, Ascent, Walk};
 
 use crate::Result;
 
@@ -140,6 +145,16 @@ impl Identifier {
         namespaces::of(held)
     }
 
+    /// Whether namespaces are in the broker's own pid namespace; no where the kernel would not say which they are.
+    pub fn is_own_pid_namespace(&self, namespaces: Option<Namespaces>) -> bool {
+        namespaces::is_own_pid_namespace(namespaces)
+    }
+
+    /// Whether a held process lives in the broker's own pid namespace, and in none below.
+    pub fn shares_pid_namespace(&self, held: &Held) -> bool {
+        self.table.numbers(held).is_ok_and(|numbers| numbers.len() == 1)
+    }
+
     /// From whom a held process descends: up to and with the innermost root above it, else to the top. Nothing
     /// is remembered. The process itself does not count as its own ancestor.
     ///
@@ -158,13 +173,15 @@ impl Identifier {
     }
 
     /// From whom a known reader descends now, with nothing remembered on the way: exits since it was proven
-    /// may have brought it nearer to its root.
+    /// may have brought it nearer to its root. In a pid namespace below the broker's own its way up must not lead
+    /// through a child of that namespace's init: [`Adoption::ProvesNothing`].
     ///
     /// # Errors
     /// Why it could not be proven, which is a denial.
     pub fn walk_again(&self, known: &Known, roots: &dyn Roots) -> Result<Lineage, Unidentified> {
         let open = |pid: Pid| self.pinned.open(&*self.table, pid);
-        let walk = Walk { table: &*self.table, roots, known: &|_| None, open: &open };
+        let adoption = Adoption::ProvesNothing;
+        let walk = Walk { table: &*self.table, roots, known: &|_| None, open: &open, adoption };
         let ancestors = walk.ascend(known.held())?.ancestors;
         Ok(Lineage { ancestors, ..known.lineage().clone() })
     }
@@ -185,7 +202,8 @@ impl Identifier {
             (known.lineage().process.pid == pid && known.is_alive()).then_some(known)
         };
         let open = |pid: Pid| self.pinned.open(&*self.table, pid);
-        Walk { table: &*self.table, roots, known: &known, open: &open }.ascend(held)
+        let adoption = Adoption::Ignored;
+        Walk { table: &*self.table, roots, known: &known, open: &open, adoption }.ascend(held)
     }
 
     /// Whether the thread's number is still a thread's of that process, and reader and root live. The poll

@@ -15,7 +15,7 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
 use super::procfs;
-use super::table::Held;
+use super::table::{Absent, Held};
 use crate::sys::link;
 
 /// Room for `user:[4026531837]`, whatever the kind and the number (namespaces(7)).
@@ -96,7 +96,7 @@ impl Links {
         let found = match link::read(directory, c"ns/pid", &mut [0; ROOM]) {
             Ok(name) => number_in(name)?,
             Err(Errno::ENOENT) if own.namespaces.pid == 0 => 0,
-            Err(_) if levels_below_own(held) == Some(1) => own.namespaces.pid,
+            Err(_) if numbers_of(held).is_ok_and(|numbers| numbers.len() == 1) => own.namespaces.pid,
             Err(_) => return None,
         };
         Some(*self.pid.get_or_init(|| found))
@@ -120,13 +120,25 @@ pub(super) fn directory_of(tid: Tid) -> Option<OwnedFd> {
     open(format!("/proc/{tid}").as_str(), flags, Mode::empty()).ok()
 }
 
-/// How many pid namespaces the process is in from the broker's own downwards: the `NSpid` line of its
-/// descriptor's fdinfo (pidfd_open(2)), which hidepid hides from nobody.
-fn levels_below_own(held: &Held) -> Option<usize> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", held.as_fd().as_raw_fd())).ok()?;
+/// The process's numbers in the pid namespaces that it is in, from the broker's own downwards: the `NSpid` line
+/// of its descriptor's fdinfo (pidfd_open(2)), which hidepid hides from nobody. They never change.
+pub(super) fn numbers_of(held: &Held) -> Result<Vec<u32>, Absent> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", held.as_fd().as_raw_fd()));
+    if !held.is_alive() {
+        return Err(Absent::Missing);
+    }
+    let numbers = info.ok().and_then(|info| numbers_in(&info)).ok_or(Absent::Hidden)?;
+    if numbers.first() == Some(&held.process().pid.get()) { Ok(numbers) } else { Err(Absent::Hidden) }
+}
+
+fn numbers_in(info: &str) -> Option<Vec<u32>> {
     let numbers = info.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    let numbers: Vec<&str> = numbers.split_whitespace().collect();
-    (numbers.first() != Some(&"0")).then_some(numbers.len())
+    numbers.split_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+/// Whether these are of the broker's own pid namespace: `false` too where the kernel would not say.
+pub(super) fn is_own_pid_namespace(namespaces: Option<Namespaces>) -> bool {
+    own().zip(namespaces).is_some_and(|(own, other)| own.namespaces.pid == other.pid)
 }
 
 /// All of a file below a directory.
@@ -159,6 +171,13 @@ mod tests {
         for bad in [&b""[..], b"user:", b"user:[]", b"user:[x]", b"user:[1", b"user:[-1]"] {
             assert_eq!(number_in(bad), None);
         }
+    }
+
+    #[test]
+    fn the_numbers_are_the_line_of_that_name() {
+        let info = "pos:\t0\nflags:\t02000002\nPid:\t77\nNSpid:\t77\t5\t1\n";
+        assert_eq!(numbers_in(info), Some(vec![77, 5, 1]));
+        assert_eq!((numbers_in("Pid:\t7\n"), numbers_in("NSpid:\t7\tx\n")), (None, None));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use kin_policy::{Pid, Process, Tid};
 use nix::errno::Errno;
 
+use super::namespaces;
 use super::procfs::{self, Stat};
 use super::table::{Absent, Held, Identity, ProcessTable};
 use crate::sys::pidfd;
@@ -46,6 +47,10 @@ impl ProcessTable for PidfdTable {
 
     fn has_thread(&self, pid: Pid, tid: Tid) -> bool {
         pidfd::has_thread(pid, tid)
+    }
+
+    fn numbers(&self, held: &Held) -> Result<Vec<u32>, Absent> {
+        namespaces::numbers_of(held)
     }
 }
 

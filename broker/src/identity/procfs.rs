@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use kin_policy::{Pid, Process, Tid};
 
+use super::namespaces;
 use super::pidfd::absent;
 use super::table::{Absent, Held, Identity, ProcessTable};
 use crate::sys::pidfd;
@@ -46,6 +47,10 @@ impl ProcessTable for ProcfsTable {
 
     fn has_thread(&self, pid: Pid, tid: Tid) -> bool {
         pidfd::has_thread(pid, tid)
+    }
+
+    fn numbers(&self, held: &Held) -> Result<Vec<u32>, Absent> {
+        namespaces::numbers_of(held)
     }
 }
 

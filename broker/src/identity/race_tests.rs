@@ -118,6 +118,40 @@ fn honest_opens_survive_parents_that_exit_between_any_two_steps() {
 }
 
 #[test]
+fn a24_a_child_of_an_init_below_the_brokers_namespace_is_unverifiable() {
+    // keeper → shell → init (1 there) → child → grandchild, and beside them one that entered by setns(2).
+    let (fake, identifier, grants) = house(true);
+    const INIT: u32 = 500;
+    for (pid, parent, number) in
+        [(INIT, SHELL, 1), (501, INIT, 2), (502, 501, 3), (503, SHELL, 4), (504, 503, 5)]
+    {
+        fake.with(|world| {
+            world.spawn(pid, parent);
+            world.number_below(pid, &[number]);
+        });
+    }
+    let again = |tid| {
+        let known = identifier.identify(tid, &grants).unwrap();
+        identifier.walk_again(&known, &grants).map(|lineage| numbers(&lineage.ancestors))
+    };
+    assert_eq!(again(READER), Ok(vec![MAKE, SHELL, KEEPER]));
+    assert_eq!(again(INIT), Ok(vec![SHELL, KEEPER]));
+    assert_eq!(again(501), Err(Unidentified::Unverifiable));
+    assert_eq!(again(502), Err(Unidentified::Unverifiable));
+    assert_eq!(again(503), Ok(vec![SHELL, KEEPER]));
+    assert_eq!(again(504), Ok(vec![503, SHELL, KEEPER]));
+    // A namespace in that one: its init has a parent outside of it, and descends from a child of the first init.
+    fake.with(|world| {
+        world.spawn(505, 504);
+        world.number_below(505, &[6, 1]);
+        world.spawn(506, 501);
+        world.number_below(506, &[7, 1]);
+    });
+    assert_eq!(again(505), Ok(vec![504, 503, SHELL, KEEPER]));
+    assert_eq!(again(506), Err(Unidentified::Unverifiable));
+}
+
+#[test]
 fn a_parent_that_is_reaped_while_its_number_is_read_is_no_top() {
     for (child, dies) in [(READER, MAKE), (MAKE, SHELL)] {
         for nth in 1..=2 {

@@ -120,6 +120,12 @@ pub trait ProcessTable: Send + Sync {
 
     /// Whether the group numbered `pid` has a thread numbered `tid` now.
     fn has_thread(&self, pid: Pid, tid: Tid) -> bool;
+
+    /// The process's number in the broker's pid namespace, and in each one below that it is in, innermost last.
+    ///
+    /// # Errors
+    /// `Missing` where it has exited; `Hidden` where the kernel would not say, or it is not below the broker's.
+    fn numbers(&self, held: &Held) -> Result<Vec<u32>, Absent>;
 }
 
 /// Which way to ask.

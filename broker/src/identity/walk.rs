@@ -51,6 +51,19 @@ pub(super) struct Walk<'a> {
     pub(super) known: &'a dyn Fn(Pid) -> Option<Arc<Known>>,
     /// The living thread group of that number, pinned.
     pub(super) open: &'a dyn Fn(Pid) -> Result<Arc<Held>, Absent>,
+    /// Whether a parent that may have adopted a stranger ends the walk.
+    pub(super) adoption: Adoption,
+}
+
+/// What it means to be a child of the init of a pid namespace below the broker's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Adoption {
+    /// Not looked at: nobody there is delivered anything for it.
+    Ignored,
+    /// It proves nothing. An orphan goes to the init of its own pid namespace, and never past it to a subreaper
+    /// above (`find_new_reaper`, kernel/exit.c): so a stranger that enters the namespace (setns(2)) and forks
+    /// twice becomes the init's child.
+    ProvesNothing,
 }
 
 enum Halt {
@@ -86,7 +99,11 @@ impl Walk<'_> {
             if ascent.ancestors.len() >= DEPTH {
                 return Err(Halt::Refused(Unidentified::TooDeep));
             }
-            match self.step(climbed.as_deref().unwrap_or(reader), pid)? {
+            let child = climbed.as_deref().unwrap_or(reader);
+            match self.step(child, pid)? {
+                Above::Parent { held, .. } if self.may_have_adopted(&held, child)? => {
+                    return Err(Halt::Refused(Unidentified::Unverifiable));
+                }
                 Above::Parent { held, next } => {
                     ascent.ancestors.push(held.process());
                     if ascent.nearest.len() < NEAREST {
@@ -129,6 +146,16 @@ impl Walk<'_> {
 
     fn parent(&self, child: &Held) -> Result<Option<Pid>, Halt> {
         parent(self.table, child).map_err(halt)
+    }
+
+    /// Whether `parent` is number 1 of the pid namespace of its child, and that is not the broker's own.
+    fn may_have_adopted(&self, parent: &Held, child: &Held) -> Result<bool, Halt> {
+        if self.adoption == Adoption::Ignored {
+            return Ok(false);
+        }
+        let numbers = |held| self.table.numbers(held).map_err(halt);
+        let above = numbers(parent)?;
+        Ok(above.len() > 1 && above.last() == Some(&1) && numbers(child)?.len() == above.len())
     }
 }
 

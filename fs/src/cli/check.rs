@@ -20,7 +20,7 @@ use super::{Format, connect, list, output, project, rendered, restrictions, trus
   DATABASE_URL = \"db/url\"
   \"tls.key\" = { ref = \"tls/key\", env_path = \"TLS_KEY_FILE\" }
   token = { ref = \"git/token\", exe = { path = \"/usr/bin/git\", sha256 = \"...\" } }
-  cache = { ref = \"cache/key\", namespaces = \"any\" }    # also from containers in the tree
+  cache = { ref = \"cache/key\", namespaces = \"any\" }    # also from user namespaces in the tree
   aws = { ref = \"aws/credentials\", path = \"~/.aws/credentials\" }   # there with kin run --private
   gh = { ref = \"git/token\", env_value = \"GH_TOKEN\" }   # the value itself in the environment
   [files.\".env\"]                    # made of bindings, at each open

@@ -9,7 +9,8 @@ use super::{duration, output};
 
 /// One line for each program that a binding is for, and one for each thing that it is let do beyond being read.
 pub(super) fn lines(binding: &BindingInfo) -> Vec<String> {
-    let anywhere = (binding.namespaces == Reach::Any).then(|| "in any user and pid namespace".to_owned());
+    let anywhere = (binding.namespaces == Reach::Any)
+        .then(|| "in any user namespace, and to the first process of any pid namespace".to_owned());
     let variable = binding
         .env_value
         .as_ref()

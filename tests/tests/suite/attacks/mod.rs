@@ -1,6 +1,7 @@
 //! Attacks and faults, by the letters of their table.
 
 mod a;
+mod a_namespaces;
 mod a_pins;
 mod b;
 mod c;
