@@ -176,6 +176,16 @@ pub fn check_private(dir: &Path) -> Result<()> {
     reach(dir, Missing::Refused).and_then(|held| private(dir, &held))
 }
 
+/// Refuses a directory that is not there, or that somebody else than root and we could replace on the way to it.
+///
+/// # Errors
+/// `unsafe_dir`; a storage error where it is missing.
+pub(crate) fn check_way(dir: &Path) -> Result<()> {
+    // By one name more, its own, so that it is looked at as what is above it is.
+    let ahead = std::iter::once(".".into()).chain(names(dir)).collect();
+    walk(dir, ahead, Missing::Refused).map(drop)
+}
+
 /// Refuses what `dir` turned out to be, unless it is a directory of ours alone.
 fn private(dir: &Path, held: &OwnedFd) -> Result<()> {
     let refuse = |why: String, hint: String| {
@@ -209,6 +219,11 @@ const MAX_LINKS: usize = 40;
 /// is made in a directory of somebody else's, and no other user can turn the way afterwards, however often it is
 /// taken. The last name is not followed where it is a link.
 fn reach(path: &Path, missing: Missing) -> Result<OwnedFd> {
+    walk(path, names(path), missing)
+}
+
+/// By the names that are `ahead`, the first at the end.
+fn walk(path: &Path, mut ahead: Vec<OsString>, missing: Missing) -> Result<OwnedFd> {
     let top = || {
         open_at(AT_FDCWD, OsStr::new("/"))
             .map_err(|errno| Error::storage(&format!("look at {}", path.display()), &errno.into()))
@@ -216,7 +231,6 @@ fn reach(path: &Path, missing: Missing) -> Result<OwnedFd> {
     let mut held = top()?;
     let mut shown = PathBuf::from("/");
     let everywhere = looked_at(&held, &shown)?.st_uid;
-    let mut ahead = names(path);
     let mut links = 0;
     while let Some(name) = ahead.pop() {
         trusted(&looked_at(&held, &shown)?, everywhere, &shown, path)?;
