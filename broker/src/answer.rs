@@ -13,7 +13,7 @@ use crate::control::protocol::{
     PinInfo, Question, Remembered, RenderedInfo, Request, SecretInfo, Status, TreeProcess, TrustState,
     VaultStatus, Withdrawn,
 };
-use crate::control::{Behalf, Enclosed, Peer, Reply, document, with_asker};
+use crate::control::{Behalf, Document, Enclosed, Peer, Reply, document, with_asker};
 use crate::custody::{Asker, Custody, version_event};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
@@ -45,7 +45,10 @@ impl Broker {
             }),
             Question::Lock => plain(&Withdrawn { grants: self.lock() }),
             Question::Set(new) => plain(&self.set(new, value, bus)?),
-            Question::List => plain(&self.unlock(Asker::Anybody, None, bus)?.vault.list()),
+            Question::List => {
+                self.unlock(Asker::Anybody, None, bus)?;
+                Ok((Document::Pages(Self::secrets_after), None))
+            }
             Question::Show { reference } => {
                 self.unlock(Asker::Anybody, None, bus)?;
                 plain(&self.info(&reference)?)
@@ -68,7 +71,11 @@ impl Broker {
                 plain(&self.stage_export(staged, &request, value.as_ref(), bus)?)
             }
             Question::Import(request) => plain(&self.import(staged, &request, bus)?),
-            Question::Export(request) => plain(&self.export(&request, value.as_ref(), bus)?),
+            Question::Select { references } => plain(&self.select(staged, references, bus)?),
+            Question::Export(mut request) => {
+                request.references.splice(..0, staged.selected());
+                plain(&self.export(&request, value.as_ref(), bus)?)
+            }
             Question::Link(request) => plain(&self.link(&request, bus)?),
             Question::Unlink(request) => plain(&self.unlink(&request, bus)?),
             Question::Rekey { method } => plain(&self.rekey(method, value.as_ref(), bus)?),
@@ -135,9 +142,8 @@ impl Broker {
             return Ok(());
         }
         peer.check_alive()?;
-        let verb = forbidden_inside(question).unwrap_or("ask");
         let (reason, peer) = ("other_pid_namespace", Some(peer.held.process().pid));
-        self.record(&Event::SockDeny { verb, reason, peer, asker: None })?;
+        self.record(&Event::SockDeny { verb: &question.verb(), reason, peer, asker: None })?;
         let message =
             "nobody can tell whose process this is: it lives in another pid namespace than the broker";
         Err(Error::new(Class::Denied, reason, message)
@@ -200,6 +206,15 @@ impl Broker {
         };
         facts.generated = generate;
         self.set_secret(&reference, &value, facts, bus)
+    }
+
+    /// Some of the secrets whose names come after this one.
+    fn secrets_after(&self, after: Option<&Reference>) -> Result<Vec<SecretInfo>> {
+        /// They fit into a few parts of an answer.
+        const PAGE: usize = 512;
+        let vault =
+            self.vault().ok_or_else(|| Error::internal("list the vault", "it was locked meanwhile"))?;
+        Ok(vault.infos(after).take(PAGE).collect())
     }
 
     fn info(&self, reference: &Reference) -> Result<SecretInfo> {
@@ -335,11 +350,15 @@ impl Broker {
         let now = clock::now();
         let grants = self.grants.all();
         let (state, secrets) = match &*self.custody.read() {
-            Custody::Open(opened) => ("unlocked", Some(opened.vault.list())),
+            Custody::Open(opened) => {
+                let infos = opened.vault.infos(None).filter(|secret| secret.due.is_some());
+                ("unlocked", Some((opened.vault.count(), infos.collect::<Vec<_>>())))
+            }
             Custody::Suspended => ("suspended", None),
             _ => ("locked", None),
         };
-        let due = vault::due(secrets.as_deref().unwrap_or_default(), clock::unix_seconds());
+        let (secrets, with_a_date) = secrets.unzip();
+        let due = vault::due(with_a_date.as_deref().unwrap_or_default(), clock::unix_seconds());
         let key = keys::method(&self.directories).ok().flatten();
         let state = if key.is_none() { "absent" } else { state };
         Status {
@@ -353,7 +372,7 @@ impl Broker {
             vault: VaultStatus {
                 state: state.to_owned(),
                 key,
-                secrets: secrets.map(|all| all.len()),
+                secrets,
                 overdue: due.iter().filter(|secret| secret.overdue).count(),
                 due,
             },
@@ -442,7 +461,7 @@ fn forbidden_inside(question: &Question) -> Option<&'static str> {
         Question::Backup { .. } => Some("backup"),
         Question::Restore { .. } => Some("restore"),
         Question::Stage { .. } | Question::StageExport(_) | Question::Import(_) => Some("import"),
-        Question::Export(_) => Some("export"),
+        Question::Select { .. } | Question::Export(_) => Some("export"),
         Question::Link(_) => Some("link"),
         Question::Unlink(_) => Some("unlink"),
         Question::Trust { .. } => Some("trust"),

@@ -288,7 +288,7 @@ fn frames() -> Vec<Vec<u8>> {
 /// As a broker reads it, and as a client does.
 fn understands_frame(bytes: &[u8]) -> bool {
     let _ = read_frame::<Answer<serde_json::Value>>(&mut &bytes[..]);
-    matches!(read_frame::<Request>(&mut &bytes[..]), Ok(Some(_)))
+    crate::control::understands(bytes)
 }
 
 /// How many cuts; how far each is from the one before; two values of a line; the output.

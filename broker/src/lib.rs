@@ -33,6 +33,7 @@ mod owed;
 pub mod paths;
 pub mod placeholders;
 mod private;
+pub mod programs;
 mod recovery;
 pub mod redaction;
 mod rekey;

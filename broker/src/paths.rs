@@ -1,11 +1,15 @@
 //! Where things are: config, vault, audit, socket and mount, from the environment (XDG base
 //! directories) or all under one `KIN_HOME`.
 
-use std::ffi::OsString;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
 use kin_policy::{DirectoryName, FileName};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 
 use crate::error::{Class, Error, Result};
 
@@ -144,14 +148,9 @@ fn login_runtime_dir() -> Option<PathBuf> {
     (meta.is_dir() && meta.uid() == uid.as_raw()).then_some(dir)
 }
 
-/// Makes `dir` (and what is missing above it) 0700, or accepts one that is.
+/// Makes `dir` (and what is missing above it) 0700, or accepts one that is; the way there is checked first.
 fn create_private(dir: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| Error::storage(&format!("make {}", dir.display()), &error))?;
-    check_private(dir)
+    reach(dir, Missing::Made).and_then(|held| private(dir, &held))
 }
 
 /// Refuses a directory of credentials that somebody else than root and we may write.
@@ -169,27 +168,139 @@ pub(crate) fn check_credentials(dir: &Path) -> Result<()> {
     Err(Error::new(Class::Unsafe, "unsafe_dir", message).hint("take a directory that systemd made"))
 }
 
-/// Refuses a directory that is a symlink, another user's, or open to others.
+/// Refuses a directory that is a symlink, another user's, open to others, or below somebody else's.
 ///
 /// # Errors
-/// `unsafe_dir`.
+/// `unsafe_dir`; a storage error where it is missing.
 pub fn check_private(dir: &Path) -> Result<()> {
+    reach(dir, Missing::Refused).and_then(|held| private(dir, &held))
+}
+
+/// Refuses a directory that is not there, or that somebody else than root and we could replace on the way to it.
+///
+/// # Errors
+/// `unsafe_dir`; a storage error where it is missing.
+pub(crate) fn check_way(dir: &Path) -> Result<()> {
+    // By one name more, its own, so that it is looked at as what is above it is.
+    let ahead = std::iter::once(".".into()).chain(names(dir)).collect();
+    walk(dir, ahead, Missing::Refused).map(drop)
+}
+
+/// Refuses what `dir` turned out to be, unless it is a directory of ours alone.
+fn private(dir: &Path, held: &OwnedFd) -> Result<()> {
     let refuse = |why: String, hint: String| {
         Err(Error::new(Class::Unsafe, "unsafe_dir", format!("{} {why}", dir.display())).hint(hint))
     };
-    let meta = match std::fs::symlink_metadata(dir) {
-        Ok(meta) => meta,
-        Err(error) => return Err(Error::storage(&format!("look at {}", dir.display()), &error)),
-    };
-    if !meta.is_dir() {
+    let meta = looked_at(held, dir)?;
+    if kind(&meta) != SFlag::S_IFDIR {
         return refuse("is not a directory".into(), "move it away".into());
     }
-    if meta.uid() != nix::unistd::geteuid().as_raw() {
-        return refuse(format!("belongs to uid {}", meta.uid()), "move it away, or use KIN_HOME".into());
+    if meta.st_uid != nix::unistd::geteuid().as_raw() {
+        return refuse(format!("belongs to uid {}", meta.st_uid), "move it away, or use KIN_HOME".into());
     }
-    if meta.mode() & 0o077 != 0 {
+    if meta.st_mode & 0o077 != 0 {
         let hint = format!("chmod 700 {}", dir.display());
-        return refuse(format!("has mode {:04o}", meta.mode() & 0o7777), hint);
+        return refuse(format!("has mode {:04o}", meta.st_mode & 0o7777), hint);
     }
     Ok(())
 }
+
+/// What becomes of a directory on the way that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Made,
+    Refused,
+}
+
+/// Links that a way may have, as the kernel counts them (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// Goes to `path` one name at a time, each from the directory before it, which is held and [`trusted`]: so nothing
+/// is made in a directory of somebody else's, and no other user can turn the way afterwards, however often it is
+/// taken. The last name is not followed where it is a link.
+fn reach(path: &Path, missing: Missing) -> Result<OwnedFd> {
+    walk(path, names(path), missing)
+}
+
+/// By the names that are `ahead`, the first at the end.
+fn walk(path: &Path, mut ahead: Vec<OsString>, missing: Missing) -> Result<OwnedFd> {
+    let top = || {
+        open_at(AT_FDCWD, OsStr::new("/"))
+            .map_err(|errno| Error::storage(&format!("look at {}", path.display()), &errno.into()))
+    };
+    let mut held = top()?;
+    let mut shown = PathBuf::from("/");
+    let everywhere = looked_at(&held, &shown)?.st_uid;
+    let mut links = 0;
+    while let Some(name) = ahead.pop() {
+        trusted(&looked_at(&held, &shown)?, everywhere, &shown, path)?;
+        let next = match open_at(&held, &name) {
+            Err(Errno::ENOENT) if missing == Missing::Made => make_at(&held, &name),
+            opened => opened,
+        };
+        let there = shown.join(&name);
+        let fault = |errno: Errno| {
+            let verb = if missing == Missing::Made { "make" } else { "look at" };
+            Error::storage(&format!("{verb} {}", there.display()), &errno.into())
+        };
+        let next = next.map_err(fault)?;
+        let meta = looked_at(&next, &there)?;
+        if kind(&meta) != SFlag::S_IFLNK || ahead.is_empty() {
+            (held, shown) = (next, there);
+            continue;
+        }
+        trusted(&meta, everywhere, &there, path)?;
+        let target = PathBuf::from(readlinkat(&next, c"").map_err(fault)?);
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(fault(Errno::ELOOP));
+        }
+        if target.is_absolute() {
+            (held, shown) = (top()?, PathBuf::from("/"));
+        }
+        ahead.extend(names(&target));
+    }
+    Ok(held)
+}
+
+/// The names of a path, the first at the end.
+fn names(path: &Path) -> Vec<OsString> {
+    let all = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    all.rev().map(|part| part.as_os_str().to_owned()).collect()
+}
+
+/// What is on the way to a directory of ours must be root's or ours: an owner can put anything in its place. Who
+/// owns `/` is as good as root: in a user namespace that has no root, nobody (65534) does.
+fn trusted(meta: &FileStat, everywhere: u32, shown: &Path, to: &Path) -> Result<()> {
+    if [0, everywhere, nix::unistd::geteuid().as_raw()].contains(&meta.st_uid) {
+        return Ok(());
+    }
+    let message =
+        format!("{} belongs to uid {}, who could replace {}", shown.display(), meta.st_uid, to.display());
+    Err(Error::new(Class::Unsafe, "unsafe_dir", message)
+        .hint("set HOME and XDG_RUNTIME_DIR, or KIN_HOME, to directories of your own (sudo -H does, sudo -E does not)"))
+}
+
+fn open_at(directory: impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
+    openat(directory, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Another who was faster is as good: what is there is looked at either way.
+fn make_at(directory: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
+    match mkdirat(directory, name, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => open_at(directory, name),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn looked_at(held: &OwnedFd, shown: &Path) -> Result<FileStat> {
+    fstat(held).map_err(|errno| Error::storage(&format!("look at {}", shown.display()), &errno.into()))
+}
+
+fn kind(meta: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(meta.st_mode & SFlag::S_IFMT.bits())
+}
+
+#[cfg(test)]
+#[path = "paths_tests.rs"]
+mod tests;

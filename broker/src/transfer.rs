@@ -32,6 +32,7 @@ pub(crate) struct Staged {
     values: Vec<Incoming>,
     names: BTreeSet<Reference>,
     bytes: usize,
+    selected: Vec<Reference>,
 }
 
 /// One of them.
@@ -42,6 +43,11 @@ pub(crate) struct Incoming {
 }
 
 impl Staged {
+    /// What was selected so far. It stays so: an export that has to be asked for again has all of it again.
+    pub(crate) fn selected(&self) -> Vec<Reference> {
+        self.selected.clone()
+    }
+
     fn push(&mut self, incoming: Incoming) -> Result<()> {
         self.bytes += incoming.value.len();
         if self.values.len() >= MOST || self.bytes > BYTES {
@@ -80,6 +86,29 @@ impl Broker {
             staged.push(Incoming { reference, value, facts: Facts::default() })?;
         }
         if rest.is_empty() { Ok(()) } else { Err(bad()) }
+    }
+
+    /// Takes the names of secrets that are to be exported: of no more than there are.
+    ///
+    /// # Errors
+    /// `secret_missing`, `bad_request`; those of an unlock.
+    pub(crate) fn select(
+        &self,
+        staged: &mut Staged,
+        references: Vec<Reference>,
+        session_bus: Option<&str>,
+    ) -> Result<()> {
+        let opened = self.unlock(Asker::Person, None, session_bus)?;
+        if staged.selected.len() + references.len() > opened.vault.count() {
+            return Err(Error::new(Class::Usage, "bad_request", "more names than the vault has"));
+        }
+        match references.iter().find(|reference| opened.vault.version(reference).is_none()) {
+            Some(unknown) => Err(crate::vault::missing(unknown)),
+            None => {
+                staged.selected.extend(references);
+                Ok(())
+            }
+        }
     }
 
     /// Takes the values of an encrypted export, which are decrypted here: no client sees them.

@@ -212,7 +212,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
         _ => Error::storage("make the socket", &error),
     };
     let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).map_err(storage)?;
+    let listener = sys::socket::listen(path).map_err(storage)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(storage)?;
     Ok(listener)
 }

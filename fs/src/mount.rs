@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
-use kin_broker::{Broker, Class, Error, Result, describe, mounts};
+use kin_broker::{Broker, Class, Error, Result, describe, mounts, programs};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use parking_lot::Mutex;
 
@@ -158,7 +158,8 @@ pub fn clear(point: &Path) {
             return;
         }
         if nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH).is_err() {
-            let mut unmount = Command::new("fusermount3");
+            let Some(fusermount) = programs::fusermount() else { return };
+            let mut unmount = Command::new(fusermount);
             unmount.args(["-u", "-z", "--"]).arg(point);
             let _ = unmount.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }

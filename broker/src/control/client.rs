@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::de::DeserializeOwned;
 
-use super::frame::{read_frame, write_frame};
+use super::frame::{MAX_DOCUMENT, read_frame, write_frame};
 use super::protocol::{Answer, Hello, Question, Request};
 use crate::error::{Class, Error, Result, describe};
 use crate::paths::{Directories, check_private};
@@ -96,7 +96,7 @@ impl Client {
         descriptor: BorrowedFd<'_>,
     ) -> Result<T> {
         let mut frame = Vec::new();
-        write_frame(&mut frame, &Request::from(question), None).map_err(|error| lost(&error))?;
+        write_frame(&mut frame, &Request::from(question), None).map_err(|error| unsent(&error))?;
         let sent = send_with(&self.stream, &frame, descriptor).map_err(|errno| lost(&errno.into()))?;
         self.stream.write_all(&frame[sent..]).map_err(|error| lost(&error))?;
         self.answer()
@@ -116,7 +116,7 @@ impl Client {
     /// # Errors
     /// `broker_unreachable` where it went away.
     pub fn tell(&mut self, question: Question) -> Result<()> {
-        write_frame(&mut self.stream, &Request::from(question), None).map_err(|error| lost(&error))
+        write_frame(&mut self.stream, &Request::from(question), None).map_err(|error| unsent(&error))
     }
 
     /// Reads the answer to a question that was told: `tell` and `answer` are `ask`, with time between.
@@ -157,7 +157,7 @@ impl Client {
         question: Question,
         value: Option<&Plaintext>,
     ) -> Result<(T, Option<Plaintext>)> {
-        write_frame(&mut self.stream, &Request::from(question), value).map_err(|error| lost(&error))?;
+        write_frame(&mut self.stream, &Request::from(question), value).map_err(|error| unsent(&error))?;
         self.receive()
     }
 
@@ -173,6 +173,15 @@ impl Client {
 fn untrusted(message: String) -> Error {
     Error::new(Class::Unreachable, "broker_untrusted", message)
         .hint("somebody else put it there: see `kin doctor`")
+}
+
+/// A request is one frame.
+fn unsent(error: &io::Error) -> Error {
+    if error.kind() != io::ErrorKind::InvalidData {
+        return lost(error);
+    }
+    let message = format!("the request is larger than {} KiB", MAX_DOCUMENT >> 10);
+    Error::new(Class::Usage, "request_too_large", message).hint("name fewer things at a time")
 }
 
 fn lost(error: &io::Error) -> Error {

@@ -5,6 +5,7 @@ mod client;
 mod frame;
 mod peer;
 pub mod protocol;
+mod room;
 mod server;
 pub mod transfer;
 
@@ -13,9 +14,13 @@ pub use client::Client;
 pub use frame::{MAX_VALUE, read_frame, write_frame};
 pub(crate) use peer::{Peer, peer_gone};
 pub use server::serve;
-pub(crate) use server::{Enclosed, Reply};
+pub(crate) use server::{Document, Enclosed, Reply};
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use server::understands;
 
 /// An answer as the document that travels.
-pub(crate) fn document(answer: &impl serde::Serialize) -> crate::Result<serde_json::Value> {
-    serde_json::to_value(answer).map_err(|error| crate::Error::internal("write the answer", error))
+pub(crate) fn document(answer: &impl serde::Serialize) -> crate::Result<Document> {
+    let json = serde_json::to_vec(answer).map_err(|error| crate::Error::internal("write the answer", error));
+    json.map(Document::Whole)
 }

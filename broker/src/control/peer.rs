@@ -1,5 +1,9 @@
-//! Who is at the other end of a connection? A pinned process of our own user; whether it lives and whose
-//! descendant it is are asked anew for every request.
+//! Who is at the other end of a connection? A pinned process of our own user; whether it lives, whose
+//! descendant it is and whether it is who speaks are asked anew for every request.
+//!
+//! A connection can be inherited, kept over an exec and handed on, so who made it proves nothing about who speaks.
+//! The kernel notes the sender's number with each piece of data. Where that is the number of the pinned process, and
+//! that process lives after it was read, it was its own all the while, and nobody else has spoken.
 
 use std::os::unix::net::UnixStream;
 
@@ -33,6 +37,11 @@ impl Peer {
         Ok(Self { held })
     }
 
+    /// Its number, for as long as it lives.
+    pub(crate) fn number(&self) -> u32 {
+        self.held.process().pid.get()
+    }
+
     /// Refuses to act for a peer that has exited (its connection may live on in a child).
     ///
     /// # Errors
@@ -40,6 +49,12 @@ impl Peer {
     pub(crate) fn check_alive(&self) -> Result<()> {
         if self.held.is_alive() { Ok(()) } else { Err(peer_gone()) }
     }
+}
+
+/// The refusal of what another process says than the one that connected.
+pub(crate) fn peer_changed() -> Error {
+    Error::new(Class::Denied, "peer_changed", "another process speaks than the one that connected")
+        .hint("each process makes a connection of its own")
 }
 
 /// The refusal for a process of which nothing can be proven.

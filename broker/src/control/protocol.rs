@@ -18,7 +18,9 @@ use crate::placeholders::Placeholder;
 use crate::redaction::NotMasked;
 
 /// Raised whenever a request or an answer changes its shape.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
+/// The oldest protocol that a broker answers: what is asked in it means what it meant.
+pub const OLDEST_PROTOCOL: u32 = 5;
 
 /// What a keeper calls itself (`PR_SET_NAME`, at most 15 bytes).
 pub const KEEPER_COMM: &str = "kin-keeper";
@@ -134,7 +136,13 @@ pub enum Question {
     StageExport(StageExport),
     /// Store all that is staged, or say what that would change. → `Vec<ImportInfo>`, as it was staged.
     Import(ImportRequest),
-    /// Write secrets to a file for others; a passphrase travels as the value. → `ExportMade`.
+    /// Secrets that wait on this connection for [`Self::Export`]: more than its own request has room for. → `()`.
+    Select {
+        /// Their names.
+        references: Vec<Reference>,
+    },
+    /// Write secrets to a file for others, and those that were selected; a passphrase travels as the value. →
+    /// `ExportMade`.
     Export(ExportRequest),
     /// Put links to a project's files where its manifest says, or say what is there. → `Vec<LinkInfo>`.
     Link(LinkRequest),
@@ -232,6 +240,14 @@ pub enum Question {
     FlushAudit,
     /// Stop. → `()`.
     Stop,
+}
+
+impl Question {
+    /// What it is called where it travels.
+    pub(crate) fn verb(&self) -> String {
+        let document = serde_json::to_value(self).unwrap_or_default();
+        document["verb"].as_str().unwrap_or_default().to_owned()
+    }
 }
 
 /// A new version of a secret.

@@ -1,6 +1,5 @@
 //! What is the identity in the session's keyring? Asked through a child that has a deadline.
 
-use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -10,14 +9,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::keyring_agent::{LIMIT, VERB};
-use super::{Identity, mismatch};
+use super::{Identity, bus, mismatch};
 use crate::Plaintext;
 use crate::error::{Class, Error, Result, describe};
+use crate::programs::PATH;
 
 const DEADLINE: Duration = Duration::from_millis(4500);
 /// What a child needs of the environment to find the session's bus, and nothing else.
-const PASSED: [&str; 3] = ["HOME", "XDG_RUNTIME_DIR", "PATH"];
-const BUS: &str = "DBUS_SESSION_BUS_ADDRESS";
+const PASSED: [&str; 2] = ["HOME", "XDG_RUNTIME_DIR"];
 const HINT: &str = "unlock the keyring (`gnome-keyring-daemon --unlock --components=secrets` does it without \
                     a desktop), or keep the identity elsewhere: --passphrase-stdin, --key-file PATH";
 /// For a vault whose identity is in the keyring already.
@@ -82,12 +81,16 @@ impl Agent {
     }
 
     fn start(&self, action: &str, recipient: &str, bus: Option<&str>) -> Result<Child> {
-        let bus = bus.map(OsString::from).or_else(|| std::env::var_os(BUS));
+        let bus = bus.map(str::to_owned).or_else(|| std::env::var(bus::VARIABLE).ok());
+        let bus = bus.map(|address| bus::checked(&address)).transpose();
+        let bus = bus.map_err(|why| unavailable(&format!("the session bus is not to be trusted: {why}")))?;
         let passed = PASSED.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         Command::new(&self.program)
             .args([VERB, action, recipient])
             .env_clear()
-            .envs(passed.chain(bus.map(|bus| (BUS, bus))))
+            .envs(passed)
+            .env("PATH", PATH)
+            .envs(bus.map(|address| (bus::VARIABLE, address)))
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -2,6 +2,7 @@
 
 pub(crate) mod age_file;
 pub(crate) mod authenticate;
+pub(crate) mod bus;
 pub mod given;
 mod identity;
 mod key_file;

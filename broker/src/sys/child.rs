@@ -37,18 +37,18 @@ pub fn set_default(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// Makes `command` start with exactly this mask, and with SIGCHLD ignored where `ignore_sigchld` says so.
+/// Makes `command` start with exactly this mask, and with these signals ignored.
 ///
 /// It is done in the child, between fork and exec, so that this process never has to unblock a signal.
-pub fn start_with_signals(command: &mut Command, mask: SigSet, ignore_sigchld: bool) {
+pub fn start_with_signals(command: &mut Command, mask: SigSet, ignored: Vec<i32>) {
     let set_up = move || {
-        if ignore_sigchld {
+        for signal in &ignored {
             // SAFETY: SIG_IGN runs no code of ours.
-            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+            unsafe { libc::signal(*signal, libc::SIG_IGN) };
         }
         Ok(mask.thread_set_mask()?)
     };
-    // SAFETY: the closure makes two async-signal-safe calls (signal-safety(7)) and allocates nothing.
+    // SAFETY: the closure makes async-signal-safe calls alone (signal-safety(7)) and allocates nothing.
     unsafe { command.pre_exec(set_up) };
 }
 

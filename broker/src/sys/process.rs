@@ -62,6 +62,14 @@ pub fn harden() -> Result<(), Errno> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
 }
 
+/// Whether this program was started with more than its caller's rights: it is set-user-ID, set-group-ID or has
+/// capabilities of its own, and the caller's environment and descriptors are somebody else's (`AT_SECURE`,
+/// getauxval(3)).
+pub fn has_gained_rights() -> bool {
+    // SAFETY: getauxval reads what the kernel has left to this process at its start.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Sends a signal by its number. Unlike nix's kill, it knows the real-time ones.
 ///
 /// # Errors

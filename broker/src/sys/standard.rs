@@ -1,12 +1,16 @@
-//! What has become of standard output: closed before the start, or a pipe that nobody reads.
+//! What has become of standard output: closed before the start, or a pipe that nobody reads. What Rust's own start
+//! changes is looked at before it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::child::is_ignored;
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 
 static STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
+static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 
-extern "C" fn look_at_stdout() {
+extern "C" fn look_around() {
+    PIPE_IGNORED.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
     // SAFETY: fcntl(F_GETFD) reads one flag of a descriptor number and touches no memory.
     let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
     STDOUT_CLOSED.store(flags < 0, Ordering::Relaxed);
@@ -16,7 +20,13 @@ extern "C" fn look_at_stdout() {
 // before `main` (System V ABI, "Initialization and Termination Functions"); this one needs nothing of Rust's.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+static LOOK_AROUND: extern "C" fn() = look_around;
+
+/// Whether this process was started with SIGPIPE ignored. Rust's own start ignores it in every program, and its
+/// exec gives every other program the default again, whatever it was.
+pub fn pipe_was_ignored() -> bool {
+    PIPE_IGNORED.load(Ordering::Relaxed)
+}
 
 /// Whether this process was started without a standard output. Rust's own start puts `/dev/null` in its
 /// place, after which nothing can tell it from a wanted one: what is printed would be lost unseen.

@@ -9,6 +9,7 @@ mod recipients;
 mod seal;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -340,7 +341,19 @@ impl Vault {
 
     /// What may be known of every secret, by name.
     pub fn list(&self) -> Vec<SecretInfo> {
-        self.content.secrets.keys().filter_map(|reference| self.info(reference)).collect()
+        self.infos(None).collect()
+    }
+
+    /// The same of those whose names come after `after`, one at a time.
+    pub(crate) fn infos(&self, after: Option<&Reference>) -> impl Iterator<Item = SecretInfo> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.content.secrets.range::<Reference, _>((from, Bound::Unbounded));
+        later.filter_map(|(reference, record)| Some(describe(reference, record.versions.last()?)))
+    }
+
+    /// How many secrets there are.
+    pub(crate) fn count(&self) -> usize {
+        self.content.secrets.len()
     }
 
     /// What may be known of one.

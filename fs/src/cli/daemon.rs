@@ -1,12 +1,14 @@
 //! `kin daemon`: starts the broker.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use clap::Args;
-use kin_broker::Result;
 use kin_broker::identity::{in_initial_pid_namespace, proc_is_own};
 use kin_broker::keys::given::{CREDENTIAL, Given};
 use kin_broker::paths::Directories;
+use kin_broker::{Error, Result, programs};
 use kin_fs::daemon::{self, DaemonOptions};
 
 use super::Format;
@@ -47,6 +49,22 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
     let (foreground, private_only) = (arguments.foreground, arguments.private_only);
     let options = DaemonOptions { foreground, private_only, identity };
     daemon::run(&Directories::from_environment()?, options)
+}
+
+/// Starts this program again where its environment is not one of a broker's own making: what the loader and the C
+/// library were told by the caller (LD_PRELOAD, GLIBC_TUNABLES) is gone after that too.
+///
+/// # Errors
+/// `internal` where it cannot be executed.
+pub(super) fn with_its_own_environment() -> Result<()> {
+    if programs::is_own(std::env::vars_os().collect()) {
+        return Ok(());
+    }
+    let mut arguments = std::env::args_os();
+    let fault = |error: std::io::Error| Error::internal("start with an environment of its own", error);
+    let mut again = Command::new(std::env::current_exe().map_err(fault)?);
+    again.arg0(arguments.next().unwrap_or_default()).args(arguments).env_clear();
+    Err(fault(again.envs(programs::environment(&|name| std::env::var_os(name))).exec()))
 }
 
 /// A pid namespace ends what a broker can see: a reader outside arrives as thread 0 (pid_namespaces(7)).

@@ -78,7 +78,8 @@ pub(super) fn answer(arguments: Arguments) -> Result<()> {
     };
     let mut client = connect::to_broker(&directories)?;
     let secrets = chosen(&mut client, &selection, project)?;
-    let references = secrets.into_iter().map(|secret| secret.reference).collect();
+    let names: Vec<Reference> = secrets.into_iter().map(|secret| secret.reference).collect();
+    let references = selected(&mut client, names)?;
     let question = Question::Export(ExportRequest { path, references, recipients: to });
     let made: ExportMade =
         unlock::asking(&mut client, |client| client.ask_with(question.clone(), passphrase.as_ref()))?;
@@ -90,6 +91,19 @@ pub(super) fn answer(arguments: Arguments) -> Result<()> {
             output::printable_path(&made.path)
         )),
     }
+}
+
+/// Names in one request, at most: it has room for as many of the longest.
+const NAMES: usize = 500;
+
+/// Hands over the names that the request for the export has no room for; the others.
+fn selected(client: &mut Client, mut names: Vec<Reference>) -> Result<Vec<Reference>> {
+    while names.len() > NAMES {
+        let last = names.split_off(NAMES);
+        let question = Question::Select { references: std::mem::replace(&mut names, last) };
+        unlock::asking(client, |client| client.ask::<()>(question.clone()))?;
+    }
+    Ok(names)
 }
 
 fn needs_a_person() -> Error {

@@ -149,6 +149,9 @@ fn parse(arguments: &[OsString]) -> clap::error::Result<Cli> {
 /// Parses the command line, does what it says, and answers with the exit code.
 pub(crate) fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if kin_broker::sys::process::has_gained_rights() {
+        return output::fail(&speaks_for_its_owner(), arguments.iter().any(|argument| argument == "--json"));
+    }
     match parse(&arguments) {
         Ok(cli) => {
             let json = cli.verb.json();
@@ -158,9 +161,20 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// A copy of kin with a setuid bit or capabilities would act for its owner, at anybody's word.
+fn speaks_for_its_owner() -> Error {
+    let message =
+        "kin runs with more rights than its caller has: it is setuid, setgid or has file capabilities";
+    Error::new(Class::Unsafe, "privileged_program", message)
+        .hint("install a copy without: chmod u-s,g-s; setcap -r")
+}
+
 /// Makes this process unreadable to others before it can hold anything secret. `run` keeps its limits,
 /// because its command inherits them: a process that is not dumpable leaves no core either way (core(5)).
 fn start(verb: Verb) -> Result<ExitCode> {
+    if let Verb::Daemon(_) = verb {
+        daemon::with_its_own_environment()?;
+    }
     let hardened = match verb {
         Verb::Run(_) => nix::sys::prctl::set_dumpable(false),
         // It holds nothing, and tries what only a dumpable process may do.

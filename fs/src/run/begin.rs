@@ -11,6 +11,7 @@ use kin_broker::control::Client;
 use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, PrivateRequest, Question};
 use kin_broker::placeholders::Placeholder;
 use kin_broker::sys::child;
+use kin_broker::sys::standard::pipe_was_ignored;
 use kin_broker::{Class, Error, Result};
 use kin_policy::Ending;
 use nix::errno::Errno;
@@ -262,7 +263,7 @@ fn make_ready(broker: &mut Client, waiting: &Waiting, granted: &Granted) -> Resu
 }
 
 /// The command, for the front's process group, which is still this process's too, with the signal mask and
-/// dispositions that the front had (SIGPIPE has its default) and its descriptors.
+/// dispositions that the front was started with, and its descriptors.
 fn command(start: &Start, granted: &Granted, ignores_children: bool) -> Command {
     let mut words = start.options.command.iter();
     let mut command = Command::new(words.next().map(OsString::as_os_str).unwrap_or_default());
@@ -278,7 +279,9 @@ fn command(start: &Start, granted: &Granted, ignores_children: bool) -> Command 
     };
     let paths = granted.environment.iter().map(|(name, file)| (name, granted.path_of(file)));
     command.envs(paths);
-    child::start_with_signals(&mut command, start.mask, ignores_children);
+    let ignored = [(libc::SIGCHLD, ignores_children), (libc::SIGPIPE, pipe_was_ignored())];
+    let ignored = ignored.into_iter().filter_map(|(signal, is)| is.then_some(signal)).collect();
+    child::start_with_signals(&mut command, start.mask, ignored);
     command
 }
 

@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use kin_broker::sys::child::is_ignored;
+use kin_broker::sys::standard::pipe_was_ignored;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
@@ -107,8 +108,8 @@ impl Received {
         const HARMLESS: [i32; 6] =
             [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGWINCH, libc::SIGURG];
         let number = self.number();
-        // SIGPIPE is ignored here and never by the command at its start.
-        let ignored = number != libc::SIGPIPE && is_ignored(number);
+        // Rust ignores SIGPIPE here; the command does where this process was started so.
+        let ignored = if number == libc::SIGPIPE { pipe_was_ignored() } else { is_ignored(number) };
         !(HARMLESS.contains(&number) || ignored || self.is_from_within(keeper))
     }
 }

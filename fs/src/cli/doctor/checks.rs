@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use kin_broker::mounts;
 use kin_broker::paths::{Directories, check_private};
 use kin_broker::sys::memory;
 use kin_broker::vault;
-use kin_broker::{Class, Result, describe};
+use kin_broker::{Class, Result, describe, programs};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 
@@ -42,7 +42,7 @@ pub(super) fn fuse_device() -> Check {
 
 pub(super) fn fusermount() -> Check {
     const NAME: &str = "fusermount3";
-    let found = on_path("fusermount3");
+    let found = programs::fusermount();
     if geteuid().is_root() {
         let message = match &found {
             Some(path) => format!("{}, which root does not need", path.display()),
@@ -52,7 +52,7 @@ pub(super) fn fusermount() -> Check {
     }
     let Some(path) = found else {
         let fix = "install it: apt install fuse3, dnf install fuse3";
-        return Check::fail(Class::Unreachable, NAME, "it is not on PATH", fix);
+        return Check::fail(Class::Unreachable, NAME, "it is not where root installs it", fix);
     };
     let set_uid = fs::metadata(&path).is_ok_and(|meta| meta.uid() == 0 && meta.mode() & 0o4000 != 0);
     if !set_uid {
@@ -94,13 +94,6 @@ pub(super) fn namespaces() -> Check {
             Check::warn(NAME, error.message, fix)
         }
     }
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let paths = std::env::var_os("PATH")?;
-    std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| {
-        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    })
 }
 
 fn status_field(name: &str) -> Option<String> {
@@ -357,6 +350,8 @@ fn probe(program: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::super::State;
     use super::*;
 

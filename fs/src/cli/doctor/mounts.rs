@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use kin_broker::paths::Directories;
-use kin_broker::{Class, mounts};
+use kin_broker::{Class, mounts, programs};
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::geteuid;
 
@@ -58,7 +58,8 @@ fn clear(path: &Path) -> bool {
     if geteuid().is_root() {
         return umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok();
     }
-    Command::new("fusermount3")
+    let Some(fusermount) = programs::fusermount() else { return false };
+    Command::new(fusermount)
         .args(["-u", "-z", "--"])
         .arg(path)
         .stdin(Stdio::null())

@@ -16,7 +16,7 @@ pub(in crate::cli) struct Entry {
 }
 
 /// Names in one frame, at most: its document has a limit too.
-const NAMES: usize = 1000;
+const NAMES: usize = 500;
 
 /// Hands them over, many in one frame; nothing is stored yet.
 ///
