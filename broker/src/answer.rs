@@ -121,8 +121,8 @@ impl Broker {
             Question::Grant(_) | Question::TellVersions => {
                 Err(Error::internal("answer the keeper", "it takes the connection itself"))
             }
-            Question::ServeMount { owner } => {
-                plain(&self.serve_private(&self.kept_by(peer)?, device, owner)?)
+            Question::ServeMount { pid, owner } => {
+                plain(&self.serve_private(&self.kept_by(peer)?, pid, owner)?)
             }
             Question::ServeOutput => plain(&self.link_redactor(&*self.kept_by(peer)?, device)?),
             Question::CommandStarted { pid } => plain(&self.command_started(&*self.kept_by(peer)?, pid)?),

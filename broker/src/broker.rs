@@ -23,12 +23,12 @@ use crate::owed::{End, Owed};
 use crate::paths::Directories;
 use crate::placeholders::Placeholders;
 use crate::private::ServePrivate;
-use crate::redaction::Zygote;
 use crate::rotation::Rotation;
 use crate::succession;
 use crate::sys::memory;
 use crate::vault::{Place, Vault};
 use crate::warden::Warden;
+use crate::zygote::Zygote;
 
 /// The broker: it decides (through kin-policy), delivers, records and withdraws.
 pub struct Broker {

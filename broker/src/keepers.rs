@@ -26,9 +26,15 @@ impl Broker {
     /// one before, the record says that there is another; windows begin anew with it.
     ///
     /// # Errors
-    /// `peer_gone` where the process is no child of the keeper's; `grant_ended`.
+    /// `peer_gone` where the process is no child of the keeper's; `other_pid_namespace`; `grant_ended`.
     pub(crate) fn command_started(&self, live: &LiveGrant, pid: u32) -> Result<()> {
         let command = self.child_of_keeper(live, pid).ok_or_else(peer_gone)?;
+        // Its place is that of its readers, and in another pid namespace descent proves nothing.
+        if !self.identifier.shares_pid_namespace(&command) {
+            let message = "the command is in another pid namespace than the broker";
+            return Err(Error::new(Class::Denied, "other_pid_namespace", message)
+                .hint("start the namespace inside the run, not around its command"));
+        }
         let namespaces = self.identifier.namespaces_of(&command);
         if live.command().is_some() {
             if !live.is_live(clock::now()) {
@@ -63,7 +69,7 @@ impl Broker {
     }
 
     /// The process of this number, where it is the keeper's own child: a keeper names nobody else's.
-    fn child_of_keeper(&self, live: &LiveGrant, pid: u32) -> Option<Held> {
+    pub(crate) fn child_of_keeper(&self, live: &LiveGrant, pid: u32) -> Option<Held> {
         let held = self.identifier.hold(Pid::new(pid)?, None).ok()?;
         let parent = self.identifier.parent_of(&held)?;
         (parent == live.grant.root.pid && live.keeper().is_alive()).then_some(held)

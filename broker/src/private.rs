@@ -1,21 +1,18 @@
-//! How does a grant come by a mount of its own? The command mounts in a namespace of its own and hands the
-//! device over; here is said what it will show, and who serves it.
+//! How does a grant come by a mount of its own? The command waits in a mount namespace of its own, and the broker
+//! mounts there; here is said what it will show, and who serves it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::sys::stat::{SFlag, fstat, major, minor};
-
 use crate::broker::Broker;
+use crate::control::peer_gone;
 use crate::control::protocol::{GrantRequest, Laid, Owner, PrivateGranted, PrivateRequest};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
+use crate::mounter::{self, Wanted};
 use crate::targets::Way;
 
-/// The device number of /dev/fuse: misc devices, FUSE_MINOR (linux/major.h, linux/miscdevice.h).
-const FUSE: (u64, u64) = (10, 229);
-
-/// Who presents a grant's files through a device that it mounted: this room knows no file systems.
+/// Who presents a grant's files through a device that is mounted: this room knows no file systems.
 pub trait ServePrivate: Send + Sync {
     /// Serves it from now on, on threads of its own; returns at once.
     ///
@@ -55,13 +52,12 @@ impl Broker {
     /// What the command has to know to mount, and a place for each file that is to be laid.
     ///
     /// # Errors
-    /// `pid_namespace` where the mount's readers would bear other numbers than here; what is in a file's way.
+    /// What is in a file's way.
     pub(crate) fn prepare_private(
         &self,
         live: &LiveGrant,
         request: &PrivateRequest,
     ) -> Result<PrivateGranted> {
-        check_pid_namespace(live)?;
         let mountpoint = self.directories.mountpoint();
         let id = live.grant.id;
         let mut laid = Vec::new();
@@ -78,43 +74,26 @@ impl Broker {
         Ok(PrivateGranted { mountpoint, laid, placeholders: self.placeholders.of(id) })
     }
 
-    /// Has the device served, once for a grant. Anything but a FUSE device is closed.
+    /// Mounts where the command is, once for a grant, and has that served. Nobody hands a device in:
+    /// [`crate::mounter`] says why.
     ///
     /// # Errors
-    /// `bad_request`; why it is not served.
-    pub(crate) fn serve_private(
-        &self,
-        live: &Arc<LiveGrant>,
-        device: Option<OwnedFd>,
-        owner: Owner,
-    ) -> Result<()> {
+    /// `bad_request`; `peer_gone` where the process is no child of the keeper's; why it is not mounted or served.
+    pub(crate) fn serve_private(&self, live: &Arc<LiveGrant>, pid: u32, owner: Owner) -> Result<()> {
         let bad = |why: &str| Error::new(Class::Usage, "bad_request", why);
-        let device = device.filter(is_fuse).ok_or_else(|| bad("no FUSE device came with the request"))?;
         let server = self.private_mounts.get().ok_or_else(|| bad("this broker serves no private mounts"))?;
+        let command = self.child_of_keeper(live, pid).ok_or_else(peer_gone)?;
+        let place = self.identifier.namespaces_of(&command).ok_or_else(peer_gone)?;
         if !live.mounted() {
             return Err(bad("this grant has its private mount already"));
         }
+        let wanted = Wanted {
+            point: self.directories.mountpoint(),
+            uid: owner.uid,
+            gid: owner.gid,
+            in_user_namespace: !self.identifier.is_own_user_namespace(place),
+        };
+        let device = mounter::mount_for(self.zygote()?, &wanted, command.as_fd())?;
         server.serve(live, device, owner)
     }
-}
-
-fn is_fuse(device: &OwnedFd) -> bool {
-    fstat(device.as_fd()).is_ok_and(|stat| {
-        SFlag::from_bits_truncate(stat.st_mode).contains(SFlag::S_IFCHR)
-            && (major(stat.st_rdev), minor(stat.st_rdev)) == FUSE
-    })
-}
-
-/// The kernel numbers a mount's readers as the pid namespace of whoever mounted does (`fuse_fill_super`,
-/// fs/fuse/inode.c): in another namespace than this broker's, a number would mean somebody else here.
-/// `NSpid` lists a process's numbers from the namespace of /proc inwards (proc_pid_status(5)).
-fn check_pid_namespace(live: &LiveGrant) -> Result<()> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", live.grant.root.pid)).unwrap_or_default();
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    if numbers.map(|numbers| numbers.split_ascii_whitespace().count()) == Some(1) {
-        return Ok(());
-    }
-    let message = "a private mount wants the broker's own pid namespace";
-    Err(Error::new(Class::Unreachable, "pid_namespace", message)
-        .hint("start the broker in the same container, or run without --private"))
 }

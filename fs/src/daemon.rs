@@ -12,8 +12,7 @@ use std::time::Duration;
 use kin_broker::identity::Choice;
 use kin_broker::keys::given::Given;
 use kin_broker::paths::Directories;
-use kin_broker::redaction::Zygote;
-use kin_broker::{Broker, Class, Error, Result, control, sys};
+use kin_broker::{Broker, Class, Error, Result, Zygote, control, sys};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{ForkResult, Pid};
@@ -159,7 +158,7 @@ fn serve(
     };
     let (writable, server) = WritableMount::new(broker.clone(), deadlines.clone(), watches.clone())?;
     broker.show_writable_by(Box::new(server));
-    broker.redact_by(zygote);
+    broker.fork_by(zygote);
     broker.serve_private_mounts_by(Box::new(PrivateMounts::new(broker.clone(), deadlines, watches.clone())));
     broker.show_versions_by(Box::new(watches));
     let listener = listen(&directories.socket()).inspect_err(|_| mount.iter().for_each(Mount::take_down))?;

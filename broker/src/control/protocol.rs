@@ -199,9 +199,11 @@ pub enum Question {
     },
     /// A grant for the tree below the process that asks: the keeper. → [`Granted`].
     Grant(GrantRequest),
-    /// The keeper's command has mounted in a namespace of its own: the FUSE device, which is to be served, comes
-    /// with this. → `()`.
+    /// The keeper's command waits in a mount namespace of its own: it is to have the grant's private mount there.
+    /// → `()`.
     ServeMount {
+        /// The command.
+        pid: u32,
         /// Who owns the files in it.
         owner: Owner,
     },

@@ -150,6 +150,11 @@ impl Identifier {
         namespaces::is_own_pid_namespace(namespaces)
     }
 
+    /// Whether this is the broker's own user namespace.
+    pub fn is_own_user_namespace(&self, namespaces: Namespaces) -> bool {
+        namespaces::is_own_user_namespace(namespaces)
+    }
+
     /// Whether a held process lives in the broker's own pid namespace, and in none below.
     pub fn shares_pid_namespace(&self, held: &Held) -> bool {
         self.table.numbers(held).is_ok_and(|numbers| numbers.len() == 1)

@@ -120,6 +120,11 @@ pub(super) fn directory_of(tid: Tid) -> Option<OwnedFd> {
     open(format!("/proc/{tid}").as_str(), flags, Mode::empty()).ok()
 }
 
+/// Whether this is the broker's own user namespace.
+pub(super) fn is_own_user_namespace(namespaces: Namespaces) -> bool {
+    own().is_some_and(|own| own.namespaces.user == namespaces.user)
+}
+
 /// The process's numbers in the pid namespaces that it is in, from the broker's own downwards: the `NSpid` line
 /// of its descriptor's fdinfo (pidfd_open(2)), which hidepid hides from nobody. They never change.
 pub(super) fn numbers_of(held: &Held) -> Result<Vec<u32>, Absent> {

@@ -9,32 +9,25 @@ use kin_policy::{Binding, Decision, Ending, FileName, decide_redaction};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::channel::{Channel, NotMasked};
-use super::zygote::Zygote;
 use crate::audit::Event;
 use crate::broker::Broker;
 use crate::clock;
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
 use crate::vault::Vault;
+use crate::zygote::Task;
 
 /// How long a redactor may take: to make what it looks for of all values, and to take in a new one.
 const START: Duration = Duration::from_secs(10);
 const CHANGE: Duration = Duration::from_secs(2);
 
 impl Broker {
-    /// Lets `zygote` fork redactors; the first one stays.
-    pub fn redact_by(&self, zygote: Zygote) {
-        let _ = self.zygote.set(zygote);
-    }
-
     /// Gives the grant a redactor that has its values; tells which of them it does not mask.
     ///
     /// # Errors
     /// Those of the record and the vault; `memory_not_locked` where it must be; `timeout`.
     pub(crate) fn prepare_redaction(&self, live: &Arc<LiveGrant>, vault: &Vault) -> Result<Vec<NotMasked>> {
-        let zygote =
-            self.zygote.get().ok_or_else(|| Error::internal("redact", "this broker has no redactors"))?;
-        let channel = Channel::new(zygote.fork()?);
+        let channel = Channel::new(self.zygote()?.fork(Task::Redact)?);
         for (file, binding) in live.grant.every_binding() {
             self.hand(live, &channel, vault, (file, binding), START)?;
         }

@@ -10,12 +10,11 @@ mod patterns;
 mod process;
 mod redactor;
 mod stream;
-mod zygote;
 
 pub(crate) use channel::Channel;
 pub use channel::NotMasked;
 pub use forms::SHORTEST;
 pub use patterns::{LONGEST, Patterns, Unmasked};
 pub use process::link;
+pub(crate) use process::main;
 pub use redactor::Redactor;
-pub use zygote::Zygote;

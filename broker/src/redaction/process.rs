@@ -132,7 +132,7 @@ struct Process {
 }
 
 /// Lives a redactor's life. The broker may end before it; it ends with its streams, or where none will come.
-pub(super) fn main(broker: UnixStream) -> ! {
+pub(crate) fn main(broker: UnixStream) -> ! {
     let code = i32::from(Process::new(broker).and_then(|mut process| process.serve()).is_err());
     std::process::exit(code)
 }

@@ -2,7 +2,7 @@
 //! call it off.
 
 use std::ffi::{CString, OsString};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
@@ -250,15 +250,12 @@ fn redirect(output: Keepers, broker: &mut Client, granted: &Granted) -> Result<K
     Ok(output)
 }
 
-/// The device of a private mount goes on to the broker, and stays with nobody else: with it the mount would
-/// outlive the broker.
+/// Has the broker mount where the command waits, where its grant has a mount of its own.
 fn make_ready(broker: &mut Client, waiting: &Waiting, granted: &Granted) -> Result<()> {
-    match (waiting.ready()?, &granted.private) {
-        (Some(device), Some(_)) => {
-            broker.ask_with_descriptor(Question::ServeMount { owner: private::owner() }, device.as_fd())
-        }
-        (None, None) => Ok(()),
-        _ => Err(Error::internal("mount for the command", "no device came")),
+    waiting.ready()?;
+    match granted.private {
+        Some(_) => broker.ask(Question::ServeMount { pid: waiting.pid(), owner: private::owner() }),
+        None => Ok(()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! How does a command come by a mount that only its own tree sees? In its process, before its exec: a mount
-//! namespace, in it a FUSE file system of its own, and files of that at their real paths.
+//! namespace, in which the broker mounts a FUSE file system, and files of that at their real paths.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -29,26 +29,14 @@ pub(super) fn home() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/nonexistent"))
 }
 
-/// Leaves for namespaces of its own and mounts there; the device is for the broker to serve. Until it does,
-/// whoever looks into the mount waits. This process must have one thread, and be dumpable: else /proc/self is
-/// not its own, and it cannot write its maps.
+/// Leaves for namespaces of its own, where the broker is to mount. What is mounted and unmounted outside shows
+/// there too, and nothing of there shows outside. This process must have one thread, and be dumpable: else
+/// /proc/self is not its own, and it cannot write its maps.
 ///
 /// # Errors
-/// `userns_unavailable` where the kernel gives this user no namespace, `fuse_unavailable`.
-pub(super) fn mount_apart(plan: &PrivateGranted) -> Result<OwnedFd> {
-    let in_user_namespace = leave().map_err(no_namespace)?;
-    // What is mounted and unmounted outside shows here too, and nothing of ours shows outside.
-    remount_as_slaves().map_err(no_namespace)?;
-    let device = File::options().read(true).write(true).open("/dev/fuse").map_err(|error| {
-        refused(
-            format!("/dev/fuse cannot be opened: {}", describe(&error)),
-            "`kin doctor` names what is missing",
-        )
-    })?;
-    mount_device(&device, &plan.mountpoint, in_user_namespace).map_err(|errno| {
-        refused(format!("the private mount was refused: {}", describe(&errno.into())), "see `kin doctor`")
-    })?;
-    Ok(device.into())
+/// `userns_unavailable` where the kernel gives this user no namespace.
+pub(super) fn go_apart() -> Result<()> {
+    leave().and_then(|()| remount_as_slaves()).map_err(no_namespace)
 }
 
 /// The namespaces of a command, to start another one in.
@@ -60,7 +48,7 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Those of a child that has mounted apart, with the directory that this process is in.
+    /// Those of a child that has gone apart, with the directory that this process is in.
     ///
     /// # Errors
     /// `internal` where they cannot be opened.
@@ -90,7 +78,7 @@ impl Namespaces {
     }
 }
 
-/// Whether this user may have what [`mount_apart`] wants, as a child finds out that goes there and ends. This
+/// Whether this user may have what [`go_apart`] wants, as a child finds out that goes there and ends. This
 /// process must have one thread.
 ///
 /// # Errors
@@ -98,7 +86,7 @@ impl Namespaces {
 pub fn try_namespaces() -> Result<()> {
     match process::fork_single_threaded().map_err(|errno| Error::internal("fork", errno))? {
         ForkResult::Child => {
-            let code = leave().and_then(|_| remount_as_slaves()).err().map_or(0, |errno| errno as i32);
+            let code = leave().and_then(|()| remount_as_slaves()).err().map_or(0, |errno| errno as i32);
             std::process::exit(code)
         }
         ForkResult::Parent { child } => match waitpid(child, None) {
@@ -130,10 +118,10 @@ pub(super) fn lay(granted: &Granted, plan: &PrivateGranted) -> Result<()> {
     Ok(())
 }
 
-/// A mount namespace, and for whoever may not have one a user namespace around it: whether there is one.
-fn leave() -> Result<bool, Errno> {
+/// A mount namespace, and for whoever may not have one a user namespace around it.
+fn leave() -> Result<(), Errno> {
     if geteuid().is_root() && unshare(CloneFlags::CLONE_NEWNS).is_ok() {
-        return Ok(false);
+        return Ok(());
     }
     let Owner { uid, gid } = owner();
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
@@ -146,21 +134,11 @@ fn leave() -> Result<bool, Errno> {
         let written = std::fs::write(Path::new("/proc/self").join(name), text);
         written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     }
-    Ok(true)
+    Ok(())
 }
 
 fn remount_as_slaves() -> Result<(), Errno> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-}
-
-/// In a user namespace `allow_other` lets in its processes and no others (`fuse_allow_current_process`,
-/// fs/fuse/dir.c); without one it would let in every user.
-fn mount_device(device: &File, point: &Path, in_user_namespace: bool) -> Result<(), Errno> {
-    let Owner { uid, gid } = owner();
-    let others = if in_user_namespace { ",allow_other" } else { "" };
-    let data = format!("fd={},rootmode=40000,user_id={uid},group_id={gid}{others}", device.as_raw_fd());
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("kin"), point, Some("fuse.kin"), flags, Some(data.as_str()))
 }
 
 fn no_namespace(errno: Errno) -> Error {
@@ -172,8 +150,4 @@ fn no_namespace(errno: Errno) -> Error {
     let message = format!("this user may not have a mount namespace: {why}");
     Error::new(Class::Unreachable, "userns_unavailable", message)
         .hint("run without --private, or allow user namespaces: `kin doctor` says how")
-}
-
-fn refused(message: String, hint: &str) -> Error {
-    Error::new(Class::Unreachable, "fuse_unavailable", message).hint(hint)
 }

@@ -28,7 +28,7 @@ const GO: &[u8] = b"g";
 /// What the child says before it is the command.
 #[derive(Serialize, Deserialize)]
 enum Word {
-    /// It can be looked at, and has mounted where it was to: the device comes with this.
+    /// It can be looked at, and is in the namespaces that it is to have.
     Ready,
     /// It could not do what comes before the exec.
     Refused(Error),
@@ -64,8 +64,8 @@ pub(super) struct Waiting {
     gate: UnixStream,
 }
 
-/// Forks; the child lets go of `keepers`, which are the keeper's own descriptors, mounts where its grant says
-/// so, and waits.
+/// Forks; the child lets go of `keepers`, which are the keeper's own descriptors, goes to a mount namespace of its own
+/// where its grant says so, and waits.
 ///
 /// # Errors
 /// Those of fork(2) and socketpair(2).
@@ -108,17 +108,12 @@ fn become_command(
     std::process::exit(127)
 }
 
-/// What lies between fork and exec. The device is the broker's alone once this waits: whoever looks into a
-/// mount whose broker has died must get an error, and not wait.
+/// What lies between fork and exec. While it waits the broker mounts for it, where it has gone apart.
 fn make_ready(mut gate: &UnixStream, granted: &Granted) -> Result<()> {
-    let fault = |error: io::Error| Error::internal("tell the keeper", error);
-    match &granted.private {
-        Some(plan) => {
-            let device = private::mount_apart(plan)?;
-            say_with(gate, &Word::Ready, device.as_fd())?;
-        }
-        None => write_frame(&mut gate, &Word::Ready, None).map_err(fault)?,
+    if granted.private.is_some() {
+        private::go_apart()?;
     }
+    write_frame(&mut gate, &Word::Ready, None).map_err(|error| Error::internal("tell the keeper", error))?;
     wait_to_go(gate);
     granted.private.as_ref().map_or(Ok(()), |plan| private::lay(granted, plan))
 }
@@ -216,13 +211,13 @@ impl Waiting {
         &self.gate
     }
 
-    /// Waits until it can be looked at: the device of the mount that it has made, where it was to make one.
+    /// Waits until it can be looked at, and is in the namespaces that it is to have.
     ///
     /// # Errors
-    /// Why it made none.
-    pub(super) fn ready(&self) -> Result<Option<OwnedFd>> {
+    /// Why it is not.
+    pub(super) fn ready(&self) -> Result<()> {
         match self.hear()? {
-            (Word::Ready, device) => Ok(device),
+            (Word::Ready, _) => Ok(()),
             _ => Err(Error::internal("make the command ready", "it ended")),
         }
     }

@@ -1,6 +1,6 @@
-//! Where does a redactor come from? From a zygote: a process that the broker forked before it held anything or had
-//! a second thread, and that forks again for each. So nobody ever could look into a redactor: it is not dumpable
-//! from its first moment, which an exec would undo.
+//! Where do the broker's own processes come from? From a zygote: a process that the broker forked before it held
+//! anything or had a second thread, and that forks again for each of them. So nobody ever could look into one: it is
+//! not dumpable from its first moment, which an exec would undo.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -10,10 +10,20 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, chdir, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
-use super::process;
+use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::sys::process::{fork_single_threaded, ignore};
 use crate::sys::socket::{receive, send_with};
+use crate::{mounter, redaction};
+
+/// What a process of the zygote's is for: one byte on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// It masks values in the output of a grant's command.
+    Redact = b'r' as isize,
+    /// It mounts in the namespaces of a grant's command.
+    Mount = b'm' as isize,
+}
 
 /// The broker's side of it. It ends when this is dropped.
 #[derive(Debug)]
@@ -33,31 +43,51 @@ impl Zygote {
         }
     }
 
-    /// A new redactor: the broker's end of the socket between them.
+    /// A new process for this: the broker's end of the socket between them.
     ///
     /// # Errors
     /// `internal` where the zygote is gone.
-    pub(super) fn fork(&self) -> Result<UnixStream> {
+    pub(crate) fn fork(&self, task: Task) -> Result<UnixStream> {
         let (ours, theirs) =
             UnixStream::pair().map_err(|error| Error::internal("make a socket pair", error))?;
-        let sent = send_with(&self.0, b"r", theirs.as_fd());
-        sent.map_err(|errno| Error::internal("ask for a redactor", errno.desc()))?;
+        let sent = send_with(&self.0, &[task as u8], theirs.as_fd());
+        sent.map_err(|errno| Error::internal("ask for a process", errno.desc()))?;
         Ok(ours)
+    }
+}
+
+impl Broker {
+    /// Lets `zygote` fork the processes that this broker needs; the first one stays.
+    pub fn fork_by(&self, zygote: Zygote) {
+        let _ = self.zygote.set(zygote);
+    }
+
+    /// Where they come from.
+    ///
+    /// # Errors
+    /// `internal` where there is none.
+    pub(crate) fn zygote(&self) -> Result<&Zygote> {
+        self.zygote.get().ok_or_else(|| Error::internal("fork", "this broker has no zygote"))
     }
 }
 
 fn live(socket: &UnixStream) -> ! {
     let _ = let_go_of_all_but(socket.as_raw_fd());
     let _ = setsid();
-    // The kernel reaps redactors then (waitpid(2)).
+    // The kernel reaps its children then (waitpid(2)).
     let _ = ignore(Signal::SIGCHLD);
     let _ = prctl::set_name(c"kin-redactor");
     loop {
-        match receive(socket, &mut [0]) {
-            Ok((1.., Some(redactors))) => {
+        let mut task = [0];
+        match receive(socket, &mut task) {
+            Ok((1.., Some(childs))) => {
                 if let Ok(ForkResult::Child) = fork_single_threaded() {
                     let _ = close(socket.as_raw_fd());
-                    process::main(UnixStream::from(redactors));
+                    let childs = UnixStream::from(childs);
+                    match task[0] {
+                        task if task == Task::Mount as u8 => mounter::main(childs),
+                        _ => redaction::main(childs),
+                    }
                 }
             }
             Err(Errno::EINTR) => {}
