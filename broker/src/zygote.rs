@@ -14,7 +14,7 @@ use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::sys::process::{fork_single_threaded, ignore};
 use crate::sys::socket::{receive, send_with};
-use crate::{mounter, redaction};
+use crate::{mounter, redaction, renamer};
 
 /// What a process of the zygote's is for: one byte on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(crate) enum Task {
     Redact = b'r' as isize,
     /// It mounts in the namespaces of a grant's command.
     Mount = b'm' as isize,
+    /// It gives the user's mount its name.
+    Rename = b'n' as isize,
 }
 
 /// The broker's side of it. It ends when this is dropped.
@@ -86,6 +88,7 @@ fn live(socket: &UnixStream) -> ! {
                     let childs = UnixStream::from(childs);
                     match task[0] {
                         task if task == Task::Mount as u8 => mounter::main(childs),
+                        task if task == Task::Rename as u8 => renamer::main(childs),
                         _ => redaction::main(childs),
                     }
                 }

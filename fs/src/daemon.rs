@@ -139,9 +139,12 @@ fn serve(
     let lock = only_one(&directories.lock_file())?;
     raise_descriptor_limit();
     let stop = block_stop_signals()?;
-    mount::clear(&directories.mountpoint());
-    mount::clear(&directories.writable_mountpoint());
+    for point in [directories.mountpoint(), directories.writable_mountpoint()] {
+        mount::clear(&point);
+        mount::clear_aside(&point);
+    }
     let broker = Broker::new(directories.clone(), identity_choice()?)?;
+    broker.fork_by(zygote);
     // Here, and not before the forks: they leave no value behind.
     if let Some(given) = &options.identity {
         let opened = given.read().and_then(|identity| broker.unlock_with(&identity));
@@ -158,7 +161,6 @@ fn serve(
     };
     let (writable, server) = WritableMount::new(broker.clone(), deadlines.clone(), watches.clone())?;
     broker.show_writable_by(Box::new(server));
-    broker.fork_by(zygote);
     broker.serve_private_mounts_by(Box::new(PrivateMounts::new(broker.clone(), deadlines, watches.clone())));
     broker.show_versions_by(Box::new(watches));
     let listener = listen(&directories.socket()).inspect_err(|_| mount.iter().for_each(Mount::take_down))?;

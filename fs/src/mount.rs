@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
-use kin_broker::{Broker, Class, Error, Result, describe, mounts, programs};
+use kin_broker::{Broker, Class, Error, Renamer, Result, describe, mounts, programs};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use parking_lot::Mutex;
 
@@ -23,6 +24,8 @@ use crate::watches::Watches;
 
 /// FUSE threads: two, so that one slow request does not stall the rest; more cost throughput.
 const THREADS: usize = 2;
+/// In the name of a directory that is to become a mountpoint.
+const ASIDE: &str = "-aside-";
 /// How soon a lost mount is tried again.
 const REMOUNT: Duration = Duration::from_millis(200);
 
@@ -115,19 +118,15 @@ impl Keep {
     }
 
     fn serve(&self) -> Result<JoinHandle<()>> {
-        let point = &self.point;
-        let storage = |error| Error::storage(&format!("make the mountpoint {}", point.display()), &error);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(point).map_err(storage)?;
-        let covered = File::open(point).map_err(storage)?;
-        // fusermount3 refuses a mountpoint that it could not write to.
-        covered.set_permissions(Permissions::from_mode(0o700)).map_err(storage)?;
         let fs = SecretFs::new(self.broker.clone(), SystemTime::now(), self.surface);
         let inodes = fs.inodes();
         let adapter = Adapter::new(fs, self.deadlines.clone())
             .map_err(|error| Error::internal("start a thread", error))?;
-        let session = Session::new(adapter, point, &config(self.surface));
-        covered.set_permissions(Permissions::from_mode(0o500)).map_err(storage)?;
-        let mut session = session.map_err(|error| unavailable(&error))?;
+        let mut session = match self.broker.renamer() {
+            Ok(renamer) => self.mount_aside(adapter, renamer)?,
+            // Where no namespace can be had, the directory can be written to while it is mounted on.
+            Err(_) => self.mount_at(&self.point, adapter)?,
+        };
         *self.unmounter.lock() = Some(session.unmount_callable());
         // The descriptor comes from fusermount3 without it, and no child of ours may have the mount's.
         let _ = fcntl(session.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
@@ -140,6 +139,51 @@ impl Keep {
             .name("fuse".into())
             .spawn(serve)
             .map_err(|error| Error::internal("start a thread", error))
+    }
+}
+
+impl Keep {
+    /// Mounts under a name that nobody knows, and gives the directory its own name when it is mounted on and can be
+    /// written to no more.
+    fn mount_aside(&self, adapter: Adapter, renamer: Renamer) -> Result<Session<Adapter>> {
+        let aside = aside(&self.point);
+        let session = self.mount_at(&aside, adapter);
+        let named = session.and_then(|session| renamer.rename(&aside, &self.point).map(|()| session));
+        named.inspect_err(|_| {
+            clear(&aside);
+            let _ = std::fs::remove_dir(&aside);
+        })
+    }
+
+    /// fusermount3 refuses a mountpoint that its user could not write to.
+    fn mount_at(&self, point: &Path, adapter: Adapter) -> Result<Session<Adapter>> {
+        let storage = |error| Error::storage(&format!("make the mountpoint {}", point.display()), &error);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(point).map_err(storage)?;
+        let covered = File::open(point).map_err(storage)?;
+        covered.set_permissions(Permissions::from_mode(0o700)).map_err(storage)?;
+        let session = Session::new(adapter, point, &config(self.surface));
+        covered.set_permissions(Permissions::from_mode(0o500)).map_err(storage)?;
+        session.map_err(|error| unavailable(&error))
+    }
+}
+
+/// A name beside the mountpoint that nobody knows: it has [`ASIDE`] in it, and a random number.
+fn aside(point: &Path) -> PathBuf {
+    let name = point.file_name().unwrap_or_default().to_string_lossy();
+    // Its keys are random (std::hash::RandomState).
+    let number = RandomState::new().hash_one(std::process::id());
+    point.with_file_name(format!(".{name}{ASIDE}{number:016x}"))
+}
+
+/// Takes away what a broker that was killed has left on its way to `point`.
+pub fn clear_aside(point: &Path) {
+    let (Some(directory), Some(name)) = (point.parent(), point.file_name()) else { return };
+    let begin = format!(".{}{ASIDE}", name.to_string_lossy());
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&begin) {
+            clear(&entry.path());
+            let _ = std::fs::remove_dir(entry.path());
+        }
     }
 }
 
@@ -166,7 +210,7 @@ pub fn clear(point: &Path) {
     }
 }
 
-/// Makes the mountpoint, private to us: 0700 to mount on, 0500 while nothing is mounted.
+/// Makes the mountpoint what it is while nothing is mounted: 0500.
 fn cover(point: &Path) {
     let _ = std::fs::set_permissions(point, Permissions::from_mode(0o500));
 }

@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kin_tests::{Actor, World, binary, eventually, mount, process, record};
+use kin_tests::{Actor, World, binary, eventually, is_root, mount, process, record};
 use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -97,6 +99,47 @@ fn a_mount_that_somebody_took_down_comes_back_and_is_recorded() {
     eventually("the mount is back", Duration::from_secs(1), there);
     assert_eq!(record::of(&world.audit(), "mount.lost").len(), 1);
     assert_eq!(mount::mounts_on(&world.mountpoint()).len(), 1);
+}
+
+#[test]
+fn x19_a_mount_that_comes_back_is_writable_below_at_no_moment() {
+    let world = World::ready();
+    let member = world.member(&[]);
+    let (point, above) = (world.mountpoint(), world.home().join("run"));
+    let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).expect("inotify");
+    watch.add_watch(&above, AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVED_TO).expect("a watch");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Root writes into a directory of mode 0500 as well, whenever nothing is mounted on it.
+        let writer = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) && !is_root() {
+                let _ = std::fs::write(point.join("left"), b"what a program wrote");
+            }
+        });
+        for _ in 0..10 {
+            let mut unmount = Command::new("fusermount3");
+            assert!(unmount.arg("-uz").arg(&point).status().is_ok_and(|status| status.success()));
+            let there = || member.cat(&world.file(DATABASE)) == Ok(database(&world));
+            eventually("the mount is back", Duration::from_secs(2), there);
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("no panic");
+    });
+    let mut named = 0;
+    while let Ok(events) = watch.read_events() {
+        for event in events.iter().filter(|event| event.name.as_deref() == Some("mnt".as_ref())) {
+            assert!(!event.mask.contains(AddWatchFlags::IN_ATTRIB), "its mode changed: {event:?}");
+            named += 1;
+        }
+    }
+    assert_eq!(named, 10, "each time it came mounted already");
+    assert_eq!(mount::mounts_on(&point).len(), 1);
+    assert!(member.finish().success());
+    world.kin(["stop"]).run().exits(0);
+    let left: Vec<_> =
+        std::fs::read_dir(&above).expect("the directory").flatten().map(|entry| entry.path()).collect();
+    assert!(std::fs::read_dir(&point).expect("the mountpoint").next().is_none(), "nothing was below");
+    assert!(!left.iter().any(|path| path.to_string_lossy().contains("-aside-")), "{left:?}");
 }
 
 #[test]
