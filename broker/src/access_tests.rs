@@ -18,6 +18,8 @@ use crate::paths::Directories;
 use crate::vault::Facts;
 use crate::{Plaintext, audit};
 
+#[path = "answer_tests.rs"]
+mod answer;
 #[path = "environment_tests.rs"]
 mod environment;
 #[path = "rendered_tests.rs"]

@@ -258,8 +258,10 @@ fn unavailable(error: &std::io::Error) -> Error {
         Ok(_) => {}
     }
     let said: String = error.to_string().trim().chars().take(200).flat_map(char::escape_debug).collect();
+    // Root mounts by itself.
+    let is_missing = || !nix::unistd::geteuid().is_root() && programs::fusermount().is_none();
     match error.kind() {
-        std::io::ErrorKind::NotFound => {
+        kind if kind == std::io::ErrorKind::NotFound || is_missing() => {
             refuse("fusermount3 is missing".into(), "install it: `apt-get install fuse3`")
         }
         _ => refuse(format!("the mount was refused: {said}"), "`kin doctor` names what is missing"),

@@ -190,8 +190,12 @@ impl<S: Read> Read for Continued<'_, S> {
             self.last = (!head.continued).then_some(head);
         }
         let most = buffer.len().min(self.left);
+        if most == 0 {
+            // A socket waits for data also where it is asked for none of it.
+            return Ok(0);
+        }
         let got = self.stream.read(&mut buffer[..most])?;
-        if got == 0 && most > 0 {
+        if got == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.left -= got;

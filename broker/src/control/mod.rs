@@ -16,6 +16,8 @@ pub(crate) use peer::{Peer, peer_gone};
 pub use server::serve;
 pub(crate) use server::{Document, Enclosed, Reply};
 
+#[cfg(test)]
+pub(crate) use server::send;
 #[cfg(any(test, fuzzing))]
 pub(crate) use server::understands;
 

@@ -217,7 +217,7 @@ fn refuse_stranger(broker: &Broker, peer: &Result<Peer>, speaker: Option<Pid>, r
 }
 
 /// Sends an answer, in as many parts as it takes.
-fn send(broker: &Broker, stream: &mut UnixStream, (document, value): Reply) -> io::Result<()> {
+pub(crate) fn send(broker: &Broker, stream: &mut UnixStream, (document, value): Reply) -> io::Result<()> {
     let mut parts = Parts::new(stream);
     parts.push(br#"{"done":"#)?;
     match document {

@@ -94,7 +94,7 @@ pub(super) fn answer(arguments: Arguments) -> Result<()> {
 }
 
 /// Names in one request, at most: it has room for as many of the longest.
-const NAMES: usize = 500;
+const NAMES: usize = 200;
 
 /// Hands over the names that the request for the export has no room for; the others.
 fn selected(client: &mut Client, mut names: Vec<Reference>) -> Result<Vec<Reference>> {
