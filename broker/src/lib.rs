@@ -32,6 +32,7 @@ pub mod mounts;
 mod owed;
 pub mod paths;
 pub mod placeholders;
+pub mod places;
 mod private;
 mod recovery;
 pub mod redaction;

@@ -12,7 +12,7 @@ use super::remembered::Memory;
 use super::seals::{self, Sealer};
 use super::storage;
 use super::tail::{self, Last};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 
 /// Records and time that one key may be left to seal.
 const RECORDS: u64 = 4096;
@@ -77,6 +77,9 @@ impl AuditLog {
     /// Storage errors. What failed is tried again by the next call.
     pub fn tend(&self, last: bool) -> Result<()> {
         self.flush(last);
+        if !self.is_in_place() {
+            return Err(moved());
+        }
         let mut keeper = self.keeper.try_lock_for(PATIENCE).ok_or(NotLogged::Stalled)?;
         // The key of an ended epoch goes before another is drawn.
         self.sync()?;
@@ -115,6 +118,11 @@ impl AuditLog {
         (keeper.sealed, keeper.unsealed) = (seq, None);
         Ok(true)
     }
+}
+
+/// What is written by name would be written into another record.
+fn moved() -> Error {
+    Error::new(Class::Unsafe, "unsafe_dir", "the directory of the audit log was moved or replaced")
 }
 
 #[cfg(test)]

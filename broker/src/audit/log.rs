@@ -22,6 +22,7 @@ use super::record::{Denied, Event};
 use super::storage::{LogFile, Storage};
 use crate::config::Sync;
 use crate::error::{Class, Error, Result};
+use crate::places::{Inode, inode};
 
 /// How long an append waits for another that is stuck in the kernel.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -62,6 +63,8 @@ pub struct AuditLog {
     stalled: AtomicBool,
     pub(super) dirty: AtomicBool,
     fault: Fault,
+    /// The directory that it was opened in.
+    place: Option<Inode>,
 }
 
 /// The end of the chain.
@@ -173,6 +176,7 @@ impl AuditLog {
             stalled: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             fault: Fault::default(),
+            place: inode(dir),
         };
         if last.partial > 0 {
             opened.append(&Event::AuditRecover { cut_bytes: last.partial })?;
@@ -258,6 +262,11 @@ impl AuditLog {
     /// Whether the record is being written.
     pub fn recording(&self) -> Recording {
         self.fault.recording()
+    }
+
+    /// Whether the directory of this name is still the one that it was opened in: another has another record.
+    pub fn is_in_place(&self) -> bool {
+        inode(&self.dir) == self.place
     }
 
     /// The last record's number; 0 before the first. A log that ends earlier was cut.

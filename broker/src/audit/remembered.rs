@@ -82,7 +82,7 @@ impl AuditLog {
     /// The vault is about to be locked: it remembers the record as it is now.
     pub fn forget(&self) {
         let Some(mut keeper) = self.keeper.try_lock_for(PATIENCE) else { return };
-        let Some(memory) = keeper.memory.take() else { return };
+        let Some(memory) = keeper.memory.take().filter(|_| self.is_in_place()) else { return };
         // Where this fails, what the vault remembers is older, and so says less, and nothing wrong.
         let Ok(head) = self.position() else { return };
         let _ = self.sync().and_then(|()| memory.write(&self.dir, &head));

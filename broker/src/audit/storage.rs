@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::chain::Key;
 use super::seals;
 use crate::error::{Class, Error, Result};
+use crate::places;
 
 /// What the log needs of its files: a joint, so that tests can make them fail.
 pub(super) trait Storage: Send + Sync {
@@ -35,7 +36,7 @@ pub(super) trait Storage: Send + Sync {
 pub(super) struct LogFile {
     dir: PathBuf,
     written: RwLock<Written>,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 struct Written {
@@ -66,24 +67,42 @@ impl LogFile {
 /// How long a broker that was told to stop, or was killed, may still hold the log: its threads end one by one.
 const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
-/// Held for a writer's life: the log's own files are replaced.
-fn lock(dir: &Path) -> Result<Flock<File>> {
+/// Held for a writer's life: the log's own files are replaced. The directory is held too, because the lock's file can
+/// be taken away.
+struct Lock {
+    _file: Flock<File>,
+    _directory: Option<Flock<File>>,
+}
+
+fn lock(dir: &Path) -> Result<Lock> {
     let path = dir.join("audit.lock");
     let file = open_private(&path, OpenOptions::new().write(true).create(true).truncate(false))?
         .ok_or_else(|| Error::internal("open the audit log's lock", "it is missing"))?;
     let deadline = Instant::now() + LAST_MOMENTS;
-    let mut file = file;
+    let mut file = Some(file);
+    let file = until(deadline, || {
+        let Some(own) = file.take() else { return Err(Errno::EBADF) };
+        Flock::lock(own, FlockArg::LockExclusiveNonblock).map_err(|(unlocked, errno)| {
+            file = Some(unlocked);
+            errno
+        })
+    })?;
+    Ok(Lock { _file: file, _directory: until(deadline, || places::hold(dir))? })
+}
+
+/// Tries until another broker's last moments must be over.
+fn until<T>(deadline: Instant, mut lock: impl FnMut() -> nix::Result<T>) -> Result<T> {
     loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        match lock() {
             Ok(lock) => return Ok(lock),
-            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = unlocked,
-            Err((_, Errno::EWOULDBLOCK)) => {
+            Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => {}
+            Err(Errno::EWOULDBLOCK) => {
                 let message = "another broker writes the audit log";
                 return Err(
                     Error::new(Class::Unreachable, "already_running", message).hint("`kin stop` stops it")
                 );
             }
-            Err((_, errno)) => return Err(Error::storage("lock the audit log", &errno.into())),
+            Err(errno) => return Err(Error::storage("lock the audit log", &errno.into())),
         }
         std::thread::sleep(Duration::from_millis(5));
     }

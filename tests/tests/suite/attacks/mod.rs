@@ -10,6 +10,7 @@ mod f;
 mod g;
 mod jk;
 mod l;
+mod l_alone;
 mod l_refused;
 mod r;
 mod r_rotation;
