@@ -57,6 +57,13 @@ pub(super) fn resume(dir: &Path) -> Result<(Key, Keeper, Last)> {
     Ok((key, Keeper { sealer, anchored, sealed, unsealed: None, memory: None }, last))
 }
 
+impl Keeper {
+    /// Whether there are records that the anchor does not know: whether they are on the disk, nobody knows.
+    pub(super) fn is_behind(&self, head: &Head) -> bool {
+        self.anchored != *head
+    }
+}
+
 /// There are no records: then there must never have been any.
 fn refuse_a_lost_log(dir: &Path) -> Result<()> {
     // Where its making was interrupted, the anchor may be damaged; nothing was recorded then.
@@ -92,22 +99,22 @@ impl AuditLog {
             anchor::write(&self.dir, &head, &keeper.sealer)?;
             keeper.anchored = head;
         }
-        if sealed? && let Some(memory) = &keeper.memory {
-            memory.write(&self.dir, &head)?;
+        sealed?;
+        if let Some(memory) = &mut keeper.memory {
+            memory.advance(&head)?;
         }
         let size = self.storage.len().map_err(|error| Error::storage("look at the audit log", &error))?;
         if size >= self.settings.segment { self.rotate() } else { Ok(()) }
     }
 
-    /// Whether a seal was written.
-    fn seal_if_due(&self, keeper: &mut Keeper, last: bool) -> Result<bool> {
+    fn seal_if_due(&self, keeper: &mut Keeper, last: bool) -> Result<()> {
         let behind = self.position()?.seq - keeper.sealed;
         if behind == 0 {
-            return Ok(false);
+            return Ok(());
         }
         let since = *keeper.unsealed.get_or_insert_with(Instant::now);
         if !(last || behind >= RECORDS || since.elapsed() >= AGE) {
-            return Ok(false);
+            return Ok(());
         }
         let sealer = &mut keeper.sealer;
         let next = sealer.prepare()?;
@@ -116,7 +123,7 @@ impl AuditLog {
         })?;
         sealer.advance(next);
         (keeper.sealed, keeper.unsealed) = (seq, None);
-        Ok(true)
+        Ok(())
     }
 }
 

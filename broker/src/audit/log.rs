@@ -160,10 +160,17 @@ impl AuditLog {
         // A write beyond RLIMIT_FSIZE is to fail with EFBIG instead (setrlimit(2)).
         crate::sys::process::ignore(Signal::SIGXFSZ)
             .map_err(|errno| Error::internal("ignore SIGXFSZ", errno))?;
-        let log = LogFile::open(dir)?;
+        Self::resume(dir, settings, LogFile::open(dir)?)
+    }
+
+    /// Takes up, or begins, the log that `log` has locked.
+    pub(super) fn resume(dir: &Path, settings: Settings, log: LogFile) -> Result<Self> {
         let (key, keeper, last) = keeper::resume(dir)?;
         if last.partial > 0 {
             log.cut(last.partial).map_err(|error| Error::storage("cut the audit log", &error))?;
+        }
+        if last.partial > 0 || keeper.is_behind(&last.head) {
+            log.distrust().map_err(|error| Error::storage("write the audit log", &error))?;
         }
         let lines = Vec::with_capacity(2 * MAX_LINE);
         let opened = Self {

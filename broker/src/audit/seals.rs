@@ -69,18 +69,14 @@ impl Sealer {
     pub(super) fn begin(dir: &Path) -> Result<Self> {
         let key = match read_key(&key_path(dir)) {
             Ok(Some((0, key))) => key,
-            _ => {
-                let key = random_key()?;
-                files::write_atomic(&key_path(dir), &*encoded(0, &key))?;
-                key
-            }
+            _ => random_key()?,
         };
+        // Also where it was there: the start that made it may have failed at its sync.
+        files::write_atomic(&key_path(dir), &*encoded(0, &key))?;
         let mut root = Vec::with_capacity(65);
         json::hex(&mut root, key.verifying_key().as_bytes());
         root.push(b'\n');
-        if files::read_private(&root_path(dir), 4096)?.is_none_or(|there| *there != root) {
-            files::write_atomic(&root_path(dir), &root)?;
-        }
+        files::write_atomic(&root_path(dir), &root)?;
         Ok(Self { dir: dir.to_owned(), epoch: 0, key, unfinished: false })
     }
 
@@ -134,7 +130,13 @@ impl Sealer {
         let path = key_path(&self.dir);
         let failed = |error: std::io::Error| Error::storage("replace the audit log's sealing key", &error);
         let old = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
-        std::fs::rename(next_path(&self.dir), &path).map_err(failed)?;
+        match std::fs::rename(next_path(&self.dir), &path) {
+            // An earlier try came so far, and the sync of the directory failed: it is not tried again as it is.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                files::write_atomic(&path, &*encoded(self.epoch, &self.key))?;
+            }
+            renamed => renamed.map_err(failed)?,
+        }
         std::fs::File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
         // The name is gone already; this is for whoever reads the raw disk.
         let _ = old.and_then(|mut old| old.write_all(&[0; LENGTH]).and_then(|()| old.sync_all()));

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use memchr::memmem;
 
 use super::anchor::{self, Head, START};
 use super::blocks;
 use super::chain::{Key, MAX_LINE, Shape};
+use super::record::Event;
 use super::seals::{self, Seal};
-use super::storage::Segment;
+use super::storage::{self, Segment};
 use crate::error::{Class, Error, Result};
 
 /// The end of a log.
@@ -109,6 +111,31 @@ fn last_seal(bytes: &[u8]) -> Option<(u64, Seal)> {
         let shape = Shape::read(blocks::line_around(bytes, at).0)?;
         Some((shape.seq, Seal::read(shape.event)?))
     })
+}
+
+/// Whether the record in `dir` has had this head. It is looked for from the end on, where it is as a rule.
+pub(super) fn has(dir: &Path, head: &Head) -> Result<bool> {
+    let needle = format!("{{\"v\":1,\"seq\":{},\"time\":\"", head.seq);
+    for segment in storage::segments(dir)?.iter().rev() {
+        let bytes = segment.read()?;
+        if let Some(at) = memmem::rfind(&bytes, needle.as_bytes()) {
+            let shape = Shape::read(blocks::line_around(&bytes, at).0);
+            return Ok(shape.is_some_and(|shape| shape.seq == head.seq && shape.tag() == Some(head.mac)));
+        }
+    }
+    Ok(*head == START)
+}
+
+/// Whether the record says that a vault remembers it.
+pub(super) fn was_remembered(dir: &Path) -> Result<bool> {
+    let event = Event::AuditAnchor { root: "" };
+    let needle = format!("\"event\":\"{}\"", event.name());
+    for segment in storage::segments(dir)? {
+        if memmem::find(&segment.read()?, needle.as_bytes()).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn broken(why: &str) -> Error {

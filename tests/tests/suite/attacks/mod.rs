@@ -12,6 +12,7 @@ mod jk;
 mod l;
 mod l_alone;
 mod l_refused;
+mod l_rewritten;
 mod r;
 mod r_rotation;
 mod r_script;
