@@ -18,7 +18,9 @@ use super::fault::{Fault, Recording};
 use super::json::Members;
 use super::keeper::{self, Keeper};
 use super::logged::Logged;
+use super::overdue::Unsealed;
 use super::record::{Denied, Event};
+use super::seals;
 use super::storage::{LogFile, Storage};
 use crate::config::Sync;
 use crate::error::{Class, Error, Result};
@@ -65,6 +67,7 @@ pub struct AuditLog {
     fault: Fault,
     /// The directory that it was opened in.
     place: Option<Inode>,
+    pub(super) unsealed: Unsealed,
 }
 
 /// The end of the chain.
@@ -184,6 +187,7 @@ impl AuditLog {
             dirty: AtomicBool::new(false),
             fault: Fault::default(),
             place: inode(dir),
+            unsealed: Unsealed::since(last.unsealed),
         };
         if last.partial > 0 {
             opened.append(&Event::AuditRecover { cut_bytes: last.partial })?;
@@ -196,6 +200,7 @@ impl AuditLog {
     /// # Errors
     /// [`NotLogged::Failed`] and [`NotLogged::Stalled`]; the log is then as it was before.
     pub fn append(&self, event: &Event<'_>) -> Result<u64, NotLogged> {
+        self.seal_what_is_overdue()?;
         let seq = rendered(event, |fields| {
             let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
             self.put(&mut head, event.name(), fields).inspect_err(|_| self.fault.one_more())
@@ -216,6 +221,7 @@ impl AuditLog {
         still_valid: impl FnOnce() -> Result<(), Denial>,
         written: impl FnOnce(),
     ) -> Result<Logged<Permit>, NotLogged> {
+        self.seal_what_is_overdue()?;
         let seq = rendered(event, |fields| {
             let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
             still_valid().map_err(NotLogged::Denied)?;
@@ -297,8 +303,17 @@ impl AuditLog {
         self.append_again(event.name(), &mut |_, _, out| event.write(&mut Members(out)))
     }
 
+    /// Counts a record that was refused because of something else than its own write.
+    pub(super) fn refuse(&self, errno: i32) -> NotLogged {
+        self.fault.refuse(errno);
+        NotLogged::Failed { errno }
+    }
+
     /// Writes a record whose failure refuses nothing, because it is tried again.
     pub(super) fn append_again(&self, name: &str, fields: Fields<'_>) -> Result<u64, NotLogged> {
+        if name != seals::NAME {
+            self.seal_what_is_overdue()?;
+        }
         self.put(&mut *self.lock()?, name, fields)
     }
 
@@ -355,6 +370,7 @@ impl AuditLog {
         }
         self.fault.refused.fetch_sub(refused, Ordering::AcqRel);
         self.dirty.store(true, Ordering::Release);
+        self.unsealed.note(name == seals::NAME);
         (head.seq, head.mac) = end;
         Ok(head.seq)
     }

@@ -12,6 +12,7 @@ mod log;
 mod logged;
 #[cfg(test)]
 mod lying_tests;
+mod overdue;
 #[cfg(test)]
 mod power_tests;
 mod query;

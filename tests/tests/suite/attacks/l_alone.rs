@@ -1,10 +1,12 @@
 //! Is there one writer of the record, whatever is removed or moved, and does it say truly how things ended?
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
-use kin_tests::{Actor, World, eventually, record};
+use kin_tests::{Actor, Role, World, binary, eventually, in_user_namespace, is_root, record};
+use nix::errno::Errno;
 use serde_json::Value;
 
 use crate::{DATABASE, database};
@@ -171,4 +173,40 @@ fn l22_a_start_that_failed_leaves_no_broker_that_was_cut_short() {
     kin(&short, &["audit", "verify"]).exits(0);
     kin(&short, &["stop"]).exits(0);
     kin(&short, &["audit", "verify"]).exits(0);
+}
+
+#[test]
+fn l21_a_failed_sync_of_the_program_is_written_to_another_file() {
+    let name = "attacks::l_alone::l21_a_failed_sync_of_the_program_is_written_to_another_file";
+    if !is_root() && in_user_namespace(name) == Role::Done {
+        return;
+    }
+    let world = World::ready();
+    world.kin(["stop"]).run().exits(0);
+    world.configure("[audit]\nsync = \"each\"\n");
+    let segment = || std::fs::metadata(world.log_file()).expect("the log").ino();
+    let before = segment();
+    // The fifth of each thread: those that answer the kernel, and the recorder.
+    let mut strace = world.program("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"]);
+    strace.args(["-e", "inject=fdatasync:error=EIO:when=5"]).arg(binary());
+    let strace = strace.args(["daemon", "--foreground"]).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut strace = strace.stderr(Stdio::null()).spawn().expect("strace");
+    eventually("the broker answers", Duration::from_secs(10), || {
+        world.is_broker_running() && world.path("kin/run/socket").exists()
+    });
+    let member = world.member(&[]);
+    let answers: Vec<_> = (0..24).map(|_| member.cat(&world.file(DATABASE))).collect();
+    let delivered = answers.iter().filter(|answer| answer.is_ok()).count();
+    let refused = answers.iter().filter(|answer| **answer == Err(Errno::EIO)).count();
+    assert!(refused > 0 && delivered + refused == answers.len(), "{answers:?}");
+    assert_eq!(answers.last(), Some(&Ok(database(&world))));
+    assert_ne!(segment(), before, "what may be lost was not written elsewhere");
+    let records = world.audit();
+    assert!(record::of(&records, "open.allow").len() >= delivered, "{records:#?}");
+    assert!(record::of(&records, "audit.fault").iter().any(|fault| fault["error"] == "EIO"), "{records:#?}");
+    world.kin(["audit", "verify"]).run().exits(0);
+    drop(member);
+    world.kin(["stop"]).run().exits(0);
+    let _ = strace.wait();
 }
