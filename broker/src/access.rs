@@ -1,11 +1,13 @@
 //! May this reader have this file, and what does it get? The way of one open, step by step.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use kin_policy::{
-    Action, Binding, Decision, Denial, DirectoryName, Exe, FileName, GrantId, Lineage, Namespaces, PageCache,
-    Permit, Process, Reach, Reader, Reference, Request, Standing, Tid, Unidentified, decide,
+    Action, Binding, Decision, Denial, DirectoryName, Ending, Exe, FileName, GrantId, Lineage, Namespaces,
+    PageCache, Permit, Process, Reach, Reader, Reference, Request, Standing, Tid, Unidentified, decide,
 };
 
 use crate::audit::{Ancestry, Denied, Event, Logged, NotLogged, Op, ReaderFacts};
@@ -234,10 +236,21 @@ impl Broker {
         Ok(FileFacts { size: written.unwrap_or(facts.size), ..facts })
     }
 
-    /// Whether the caller is in the tree of any live grant.
-    pub fn is_member(&self, caller: Caller) -> bool {
-        let Ok(known) = self.identifier.identify(caller.tid, &self.grants) else { return false };
-        self.grant_of(&known).is_some_and(|live| caller.reaches(&live) && live.is_live(clock::now()))
+    /// The refusal of a directory that this mount does not show, whatever it is called: `NoBinding` for a member of
+    /// a live grant. For everybody else it is one that the record has, the same for each name.
+    pub fn refuse_project(&self, caller: Caller, name: &OsStr, op: Op) -> Refusal {
+        let known = self.identifier.identify(caller.tid, &self.grants);
+        let live =
+            known.as_ref().ok().and_then(|known| self.grant_of(known)).filter(|live| caller.reaches(live));
+        let denial = match (&known, &live) {
+            (Err(why), _) => Denial::Unidentified(*why),
+            (Ok(_), None) => Denial::OutsideTree,
+            (Ok(_), Some(live)) if live.is_live(clock::now()) => return Refusal::Denied(Denial::NoBinding),
+            (Ok(_), Some(live)) => Denial::Ended(live.ended().unwrap_or(Ending::TtlExpired)),
+        };
+        let subject = Subject { known, again: None, live, namespaces: None, exe: None };
+        self.record_refused(&subject, denial.reason(), caller, (name.as_bytes(), None, None), op);
+        Refusal::Denied(denial)
     }
 
     /// Delivers one version of the file: decided, recorded, unsealed, in this order. `exe` is what
@@ -480,11 +493,24 @@ impl Broker {
         (project, file): (&DirectoryName, Option<&FileName>),
         op: Op,
     ) {
-        let (program, nobody) = (
-            judged.subject.known.as_ref().map(|known| known.program()).unwrap_or_default(),
-            Ancestry::default(),
-        );
-        let reader = match &judged.subject.known {
+        let reference = file.and_then(|file| self.projects.read().get(project)?.get(file).cloned());
+        let file = file.map(|file| file.as_str().as_bytes());
+        let place = (project.as_str().as_bytes(), file, reference.as_ref());
+        self.record_refused(&judged.subject, reason, caller, place, op);
+    }
+
+    /// As there, of names as the reader said them, and the secret behind them.
+    fn record_refused(
+        &self,
+        subject: &Subject,
+        reason: &'static str,
+        caller: Caller,
+        (project, file, reference): (&[u8], Option<&[u8]>, Option<&Reference>),
+        op: Op,
+    ) {
+        let (program, nobody) =
+            (subject.known.as_ref().map(|known| known.program()).unwrap_or_default(), Ancestry::default());
+        let reader = match &subject.known {
             Ok(known) => known.facts(&program, caller.uid),
             Err(_) => ReaderFacts {
                 tid: Tid::new(caller.tid),
@@ -495,16 +521,8 @@ impl Broker {
                 chain: &nobody,
             },
         };
-        let reference = file.and_then(|file| self.projects.read().get(project)?.get(file).cloned());
-        self.audit.deny(&Denied {
-            op,
-            project: project.as_str().as_bytes(),
-            file: file.map(|file| file.as_str().as_bytes()),
-            reference: reference.as_ref(),
-            grant: judged.subject.live.as_ref().map(|live| live.grant.id),
-            reason,
-            reader,
-        });
+        let grant = subject.live.as_ref().map(|live| live.grant.id);
+        self.audit.deny(&Denied { op, project, file, reference, grant, reason, reader });
     }
 
     /// The innermost grant that the reader is in the tree of: the walk ends at the first root.

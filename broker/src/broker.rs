@@ -1,9 +1,9 @@
 //! What does the broker hold while it runs?
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use kin_policy::{DirectoryName, Ending, Exe, FileName, Reference, Timestamp};
 use parking_lot::{Mutex, RwLock};
@@ -22,6 +22,7 @@ use crate::identity::{Choice, Identifier};
 use crate::owed::{End, Owed};
 use crate::paths::Directories;
 use crate::placeholders::Placeholders;
+use crate::places::{Inode, Places, inode};
 use crate::private::ServePrivate;
 use crate::rotation::Rotation;
 use crate::succession;
@@ -53,6 +54,8 @@ pub struct Broker {
     pub(crate) zygote: OnceLock<Zygote>,
     pub(crate) rotation: Rotation,
     pub(crate) owed: Owed,
+    /// The runtime directory that it came up in.
+    runtime: Option<Inode>,
 }
 
 impl Broker {
@@ -71,11 +74,8 @@ impl Broker {
         succession::settle(&Place::of(&directories), &directories)?;
         let settings = audit::Settings { sync: config.audit.sync, ..audit::Settings::default() };
         let audit = AuditLog::open_with(&directories.state, settings)?;
-        let running = directories.state.join(RUNNING);
-        let unclean = running.exists();
+        let unclean = directories.state.join(RUNNING).exists();
         let grants_lost = if unclean { grants_lost(&directories.state)? } else { 0 };
-        std::fs::write(&running, b"")
-            .map_err(|error| Error::storage("mark the broker as running", &error))?;
         let broker = Arc::new(Self {
             identifier: Identifier::new(identity, Identifier::CAPACITY)?,
             grants: Grants::default(),
@@ -94,11 +94,29 @@ impl Broker {
             zygote: OnceLock::new(),
             rotation: Rotation::default(),
             owed: Owed::default(),
+            runtime: inode(&directories.runtime),
             directories,
         });
         let version = env!("CARGO_PKG_VERSION");
-        broker.record(&Event::BrokerStart { version, unclean, grants_lost })?;
+        broker.mark_as_running()?;
+        let started = broker.record(&Event::BrokerStart { version, unclean, grants_lost });
+        // A mark that stood before is for the start that tells of it.
+        started.inspect_err(|_| {
+            if !unclean {
+                broker.unmark()
+            }
+        })?;
         Ok(broker)
+    }
+
+    /// The last step but the record itself: a start that fails before leaves no mark.
+    fn mark_as_running(&self) -> Result<()> {
+        std::fs::write(self.directories.state.join(RUNNING), b"")
+            .map_err(|error| Error::storage("mark the broker as running", &error))
+    }
+
+    fn unmark(&self) {
+        let _ = std::fs::remove_file(self.directories.state.join(RUNNING));
     }
 
     /// The vault, where it is unlocked.
@@ -159,21 +177,30 @@ impl Broker {
         all.iter().map(|live| live.grant.id).collect()
     }
 
-    /// The recorder's thread: every second, whether the vault is to lock itself, ends that could not be recorded, counts of repeated denials
-    /// that are due, what is not yet on the disk, seals and anchors. Returns once the socket has been removed or
-    /// replaced: nobody can reach this broker then, and another may have taken its place. So it is when the user's
-    /// last session ends, and logind removes the runtime directory (pam_systemd(8)).
+    /// The recorder's thread: every second, whether the vault is to lock itself, ends that could not be recorded,
+    /// counts of repeated denials that are due, what is not yet on the disk, seals and anchors. Returns once the
+    /// socket, or a directory around it or the record, was removed, moved or replaced: nobody can reach this broker
+    /// then, and another may have taken its place. So it is when the user's last session ends, and logind removes the
+    /// runtime directory (pam_systemd(8)).
     pub fn keep_record(&self) {
-        let socket = self.directories.socket();
-        let place = || std::fs::symlink_metadata(&socket).ok().map(|meta| (meta.dev(), meta.ino()));
-        let own = place();
-        while place() == own {
-            std::thread::sleep(std::time::Duration::from_secs(1));
+        let places = Places::of(&self.directories);
+        let mut due = Instant::now() + EACH_SECOND;
+        while places.are_own() {
+            places.wait(due.saturating_duration_since(Instant::now()));
+            if Instant::now() < due {
+                continue;
+            }
+            due = Instant::now() + EACH_SECOND;
             self.lock_if_due();
             self.record_what_is_owed();
             // What fails is tried again in the next second.
             let _ = self.audit.tend(false);
         }
+    }
+
+    /// Whether the directories of the socket and the record are still those that it came up in.
+    pub fn is_in_place(&self) -> bool {
+        self.audit.is_in_place() && inode(&self.directories.runtime) == self.runtime
     }
 
     /// Notes that somebody else took the mount down.
@@ -190,9 +217,14 @@ impl Broker {
         let _ = self.record(&Event::BrokerStop { reason });
         let _ = self.audit.tend(true);
         self.audit.forget();
-        let _ = std::fs::remove_file(self.directories.state.join(RUNNING));
+        if self.audit.is_in_place() {
+            self.unmark();
+        }
     }
 }
+
+/// How often the recorder sees to the record.
+const EACH_SECOND: Duration = Duration::from_secs(1);
 
 /// Stands while a broker runs; one that finds it was preceded by one that was cut short.
 const RUNNING: &str = "running";

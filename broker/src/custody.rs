@@ -85,6 +85,10 @@ impl Broker {
         let vault = Vault::create(&Place::of(&self.directories), &identity)?;
         self.record(&vault_event(VaultChange::Init, None, None))?;
         self.open_up(&changing, Arc::new(identity), vault, method.clone(), None)?;
+        // A vault that was just made has nothing to remember.
+        if self.audit.is_refused() {
+            self.audit.accept()?;
+        }
         Ok(VaultMade { recipient, vault: path })
     }
 
@@ -195,7 +199,7 @@ impl Broker {
     ) -> Result<Arc<Opened>> {
         let refused = match self.unlock_by(Asker::Unlock, how, secret, session_bus) {
             Err(error) if ["vault_rollback", "vault_unanchored"].contains(&&*error.code) => error,
-            opened => return opened,
+            opened => return opened.and_then(|opened| self.accept_record().map(|()| opened)),
         };
         let changing = self.change()?;
         let (identity, key) = self.fetch(how, secret, session_bus)?;
@@ -203,7 +207,17 @@ impl Broker {
         let vault = Vault::open_old(&Place::of(&self.directories), &identity);
         let vault = vault.inspect_err(|error| self.rejected(error))?;
         self.remember_in_session(how, &identity, &key)?;
-        self.open_up(&changing, Arc::new(identity), vault, key, None)
+        let opened = self.open_up(&changing, Arc::new(identity), vault, key, None)?;
+        self.accept_record().map(|()| opened)
+    }
+
+    /// A record that is not the one that the open vault remembers is, from now on: a person knows why.
+    fn accept_record(&self) -> Result<()> {
+        if !self.audit.is_refused() {
+            return Ok(());
+        }
+        self.record(&vault_event(VaultChange::AcceptRollback, None, Some("the record")))?;
+        self.audit.accept()
     }
 
     pub(crate) fn rejected(&self, error: &Error) {
@@ -224,7 +238,7 @@ impl Broker {
             None => Arc::new(Mutex::new(self.read_trust(&identity)?)),
         };
         // The vault opens whatever became of the record: what it remembers is compared, and recorded.
-        let _ = self.audit.remember(&identity);
+        let _ = self.audit.remember(&identity, &self.directories.record_head());
         self.hand_ahead(&vault);
         let opened = Arc::new(Opened { key, vault: Arc::new(vault), trust, identity });
         *self.custody.write() = Custody::Open(opened.clone());

@@ -143,6 +143,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     Prepared::new(&RealDisk, path, bytes)?.put_in_place()
 }
 
+/// Writes the small file that is there once more, for good: whoever wrote it may have failed to make it durable.
+///
+/// # Errors
+/// As [`read_private`] and [`write_atomic`].
+pub(crate) fn renew(path: &Path) -> Result<()> {
+    read_private(path, 4096)?.map_or(Ok(()), |bytes| write_atomic(path, &bytes))
+}
+
 /// A file that is written beside the one that it will replace, and durable there.
 #[must_use]
 pub(crate) struct Prepared<'d> {

@@ -106,7 +106,7 @@ impl Broker {
 
     /// Takes back a grant that nobody has been told of.
     fn call_off(&self, live: &LiveGrant) {
-        self.withdraw(live, kin_policy::Ending::OwnerKilled);
+        self.withdraw(live, kin_policy::Ending::NotStarted);
         self.grants.strike(live.grant.root);
         self.placeholders.release(live.grant.id);
     }

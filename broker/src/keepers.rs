@@ -54,7 +54,8 @@ impl Broker {
     pub(crate) fn finish(&self, live: &LiveGrant, ending: Ending) -> Result<()> {
         match ending {
             Ending::CommandExit | Ending::OwnerKilled => {}
-            Ending::TreeExit => live.tree_emptied(),
+            // A command that never ran leaves no descendants.
+            Ending::TreeExit | Ending::CalledOff | Ending::NotStarted => live.tree_emptied(),
             _ => {
                 return Err(Error::new(
                     Class::Usage,

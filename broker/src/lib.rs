@@ -33,6 +33,7 @@ pub mod mounts;
 mod owed;
 pub mod paths;
 pub mod placeholders;
+pub mod places;
 mod private;
 pub mod programs;
 mod recovery;

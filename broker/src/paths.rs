@@ -119,6 +119,11 @@ impl Directories {
         self.state.join("vault.anchor")
     }
 
+    /// What the vault remembers of the record. It is not beside the record, so that a copy of that is not one of both.
+    pub fn record_head(&self) -> PathBuf {
+        self.data.join("record.head")
+    }
+
     /// What is trusted.
     pub fn trust_file(&self) -> PathBuf {
         self.data.join("trust.json")

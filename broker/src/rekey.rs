@@ -58,7 +58,7 @@ impl Broker {
             Err(error) => {
                 match (succession::settle(&place, &self.directories), open) {
                     (Ok(Settled::Nothing | Settled::Old), Some(opened)) => {
-                        let _ = self.audit.remember(&opened.identity);
+                        let _ = self.audit.remember(&opened.identity, &self.directories.record_head());
                     }
                     (_, open) if open.is_some() => self.close(changing, "rekey"),
                     _ => {}

@@ -39,7 +39,7 @@ fn followers(directories: &Directories) -> [PathBuf; 4] {
         directories.identity_file(),
         directories.trust_file(),
         directories.vault_anchor(),
-        audit::remembered_in(&directories.state),
+        directories.record_head(),
     ]
 }
 
@@ -79,7 +79,7 @@ fn announce(
 ) -> Result<()> {
     let (disk, root) = (place.disk(), successor.identity.root());
     let trust = trust::signed_again(&directories.trust_file(), old, &root)?;
-    let remembered = audit::signed_again(&directories.state, old, &root)?;
+    let remembered = audit::signed_again(&directories.record_head(), old, &root)?;
     let contents = [successor.sealed.clone(), trust, Some(rekeyed.anchor.clone()), remembered];
     for (path, content) in followers(directories).iter().zip(contents) {
         match content {

@@ -113,7 +113,9 @@ impl Broker {
             outer.refuse_orphans();
             self.identifier.forget_below(outer.grant.root);
         }
-        self.withdraw(live, Ending::OwnerKilled);
+        // Before the command was announced there was nobody to own it.
+        let ending = if live.command().is_some() { Ending::OwnerKilled } else { Ending::NotStarted };
+        self.withdraw(live, ending);
         self.grants.strike(live.grant.root);
         self.identifier.forget_below(live.grant.root);
         self.placeholders.release(live.grant.id);

@@ -12,7 +12,9 @@ use std::time::Duration;
 use kin_broker::identity::Choice;
 use kin_broker::keys::given::Given;
 use kin_broker::paths::Directories;
+use kin_broker::places::{self, Inode, inode};
 use kin_broker::{Broker, Class, Error, Result, Zygote, control, sys};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{ForkResult, Pid};
@@ -136,7 +138,7 @@ fn serve(
     // Before there is a lock, a value or a thread that it could take along.
     let zygote = Zygote::start()?;
     directories.create()?;
-    let lock = only_one(&directories.lock_file())?;
+    let locks = only_one(directories)?;
     raise_descriptor_limit();
     let stop = block_stop_signals()?;
     for point in [directories.mountpoint(), directories.writable_mountpoint()] {
@@ -150,36 +152,87 @@ fn serve(
         let opened = given.read().and_then(|identity| broker.unlock_with(&identity));
         opened.inspect_err(|_| broker.shut("no identity"))?;
     }
+    // It did not stop by a fault that nobody heard of: the record says that this start failed.
+    let up = come_up(options, &broker).inspect_err(|_| broker.shut(START_FAILED))?;
+    if let Err(error) = ready() {
+        broker.shut(START_FAILED);
+        up.go_down(&broker);
+        return Err(error);
+    }
+    let told = stop.wait().map_or("unknown", |signal| signal.as_str());
+    up.hang_up(&broker);
+    broker.shut(told);
+    up.go_down(&broker);
+    // Not left to the exit: threads end one by one then, and who waits for this process sees the first.
+    drop(locks);
+    std::process::exit(0)
+}
+
+/// Why a broker stopped that never answered.
+const START_FAILED: &str = "start failed";
+
+/// What stands while the broker answers.
+struct Up {
+    socket: Option<Inode>,
+    mount: Option<Mount>,
+    writable: WritableMount,
+}
+
+impl Up {
+    /// Nobody finds the socket any more. Another broker's, at the same name, stays.
+    fn hang_up(&self, broker: &Broker) {
+        let socket = broker.directories.socket();
+        if inode(&socket) == self.socket {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+
+    /// The mounts go. Where the directory is another by now, what is mounted in it is not ours.
+    fn go_down(&self, broker: &Broker) {
+        self.hang_up(broker);
+        if broker.is_in_place() {
+            self.writable.take_down();
+            self.mount.iter().for_each(Mount::take_down);
+        }
+    }
+}
+
+/// Everything that a broker needs beside itself, the socket last. What fails leaves nothing mounted.
+fn come_up(options: &DaemonOptions, broker: &Arc<Broker>) -> Result<Up> {
     let deadlines = Deadlines::start().map_err(|error| Error::internal("start the watchdog", error))?;
     let watches = Watches::start()?;
-    let mount = match Mount::put_up(&broker, &deadlines, &watches, Surface::Read) {
+    let mount = match Mount::put_up(broker, &deadlines, &watches, Surface::Read) {
         Err(error) if options.private_only && mount::wants_only_fusermount(&error) => {
             broker.has_no_mount(error);
             None
         }
         mount => Some(mount?),
     };
+    let answering = answer(broker, deadlines, watches);
+    let (socket, writable) = answering.inspect_err(|_| mount.iter().for_each(Mount::take_down))?;
+    Ok(Up { socket, mount, writable })
+}
+
+/// Starts to answer: which socket it is, and the mount that can be written.
+fn answer(
+    broker: &Arc<Broker>,
+    deadlines: Arc<Deadlines>,
+    watches: Watches,
+) -> Result<(Option<Inode>, WritableMount)> {
     let (writable, server) = WritableMount::new(broker.clone(), deadlines.clone(), watches.clone())?;
     broker.show_writable_by(Box::new(server));
     broker.serve_private_mounts_by(Box::new(PrivateMounts::new(broker.clone(), deadlines, watches.clone())));
     broker.show_versions_by(Box::new(watches));
-    let listener = listen(&directories.socket()).inspect_err(|_| mount.iter().for_each(Mount::take_down))?;
-    spawn("warden", &broker, |broker| broker.stand_watch())?;
-    spawn("recorder", &broker, |broker| {
+    let socket = broker.directories.socket();
+    let listener = listen(&socket)?;
+    spawn("warden", broker, |broker| broker.stand_watch())?;
+    spawn("recorder", broker, |broker| {
         broker.keep_record();
         let _ = kill(Pid::this(), Signal::SIGTERM);
     })?;
-    spawn("rotation", &broker, |broker| broker.tell_of_versions())?;
-    spawn("control", &broker, move |broker| control::serve(broker, listener))?;
-    ready()?;
-    let told = stop.wait().map_or("unknown", |signal| signal.as_str());
-    let _ = std::fs::remove_file(directories.socket());
-    broker.shut(told);
-    writable.take_down();
-    mount.iter().for_each(Mount::take_down);
-    // Not left to the exit: threads end one by one then, and who waits for this process sees the first.
-    drop(lock);
-    std::process::exit(0)
+    spawn("rotation", broker, |broker| broker.tell_of_versions())?;
+    spawn("control", broker, move |broker| control::serve(broker, listener))?;
+    Ok((inode(&socket), writable))
 }
 
 fn spawn(name: &str, broker: &Arc<Broker>, work: impl FnOnce(&Arc<Broker>) + Send + 'static) -> Result<()> {
@@ -188,19 +241,22 @@ fn spawn(name: &str, broker: &Arc<Broker>, work: impl FnOnce(&Arc<Broker>) + Sen
     spawned.map(drop).map_err(|error| Error::internal("start a thread", error))
 }
 
-/// The lock is held for the broker's life; the kernel drops it however that ends.
-fn only_one(path: &Path) -> Result<Flock<File>> {
-    let mut open = File::options();
-    let file =
-        open.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path);
-    let file = file.map_err(|error| Error::storage("open the broker's lock", &error))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => {
+/// The locks are held for the broker's life; the kernel drops them however that ends. The directory's own holds where
+/// somebody takes the file away.
+fn only_one(directories: &Directories) -> Result<(Flock<File>, Option<Flock<File>>)> {
+    let refuse = |errno: Errno| match errno {
+        Errno::EWOULDBLOCK => {
             Error::new(Class::Unreachable, "already_running", "a broker is already running")
                 .hint("`kin status` shows it")
         }
-        error => Error::storage("lock the broker's lock", &error.into()),
-    })
+        errno => Error::storage("lock the broker's lock", &errno.into()),
+    };
+    let mut open = File::options();
+    open.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = open.open(directories.lock_file());
+    let file = file.map_err(|error| Error::storage("open the broker's lock", &error))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| refuse(errno))?;
+    Ok((lock, places::hold(&directories.runtime).map_err(refuse)?))
 }
 
 fn listen(path: &Path) -> Result<UnixListener> {

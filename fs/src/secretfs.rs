@@ -140,8 +140,7 @@ impl SecretFs {
         match &*self.node(parent)? {
             Node::Root => match parse_project(name).filter(|project| self.shows(project)) {
                 Some(project) => Ok(self.directory(&Node::Project(project))),
-                None if self.broker.is_member(caller) => Err(Errno::ENOENT),
-                None => Err(Errno::EACCES),
+                None => Err(errno(self.broker.refuse_project(caller, name, Op::Lookup))),
             },
             Node::Project(project) => match name.to_str().and_then(|name| FileName::new(name).ok()) {
                 Some(file) => match self.beside(caller, project, &file, Op::Lookup)? {

@@ -222,8 +222,14 @@ pub enum Ending {
     TreeExit,
     /// The command exited, and that was to be the end (`--end-with-child`).
     CommandExit,
-    /// Its keeper, or its front before the command ended, was killed; or its redactor took no new value in.
+    /// Its keeper, or its front before the command ended, was killed.
     OwnerKilled,
+    /// Its redactor took no new value in.
+    RedactorFailed,
+    /// Its command never ran: who started it called that off.
+    CalledOff,
+    /// Its command never ran: something that it needs failed, or its keeper was gone before.
+    NotStarted,
     /// Its time was up.
     TtlExpired,
     /// A person revoked it.
@@ -241,6 +247,9 @@ impl Ending {
             Self::TreeExit => "tree_exit",
             Self::CommandExit => "command_exit",
             Self::OwnerKilled => "owner_killed",
+            Self::RedactorFailed => "redactor_failed",
+            Self::CalledOff => "called_off",
+            Self::NotStarted => "not_started",
             Self::TtlExpired => "ttl_expired",
             Self::Revoked => "revoked",
             Self::Locked => "locked",

@@ -83,6 +83,12 @@ pub(super) fn truncated(have: u64, want: u64) -> Error {
         .hint("put a copy back, or move all files audit.* away to begin a new record")
 }
 
+/// The refusal of a record that goes on further behind its anchor than a broker writes.
+pub(super) fn left_behind() -> Error {
+    let why = "audit.anchor is older than the record's last seals: they were not made by a broker";
+    Error::new(Class::Integrity, "audit_broken", why).hint(seals::RESTORE)
+}
+
 impl std::str::FromStr for Head {
     type Err = Error;
 

@@ -353,10 +353,11 @@ fn a_seal_that_fails_is_made_later_and_holds_up_nothing() {
 
 #[test]
 fn the_vault_convicts_who_begins_the_record_anew() {
-    let (dir, identity) = (testing::dir(), Identity::generate());
+    let (dir, identity, data) = (testing::dir(), Identity::generate(), testing::dir());
+    let memory = data.path().join("record.head");
     let log = AuditLog::open(dir.path()).unwrap();
     append(&log, 3);
-    log.remember(&identity).unwrap();
+    log.remember(&identity, &memory).unwrap();
     assert_eq!(lines(dir.path())[3]["event"], "audit.anchor");
     append(&log, 3);
     log.tend(true).unwrap();
@@ -366,21 +367,19 @@ fn the_vault_convicts_who_begins_the_record_anew() {
     log.forget();
     assert_eq!(log.remembered().unwrap(), None);
     drop(log);
-    let memory = std::fs::read(dir.path().join("audit.vault")).unwrap();
     // Somebody makes a record of his own, all keys included, and leaves what he cannot forge.
     let forged = testing::dir();
     let log = AuditLog::open(forged.path()).unwrap();
     append(&log, 20);
     log.tend(true).unwrap();
-    files::write_atomic(&forged.path().join("audit.vault"), &memory).unwrap();
     verify(forged.path()).unwrap();
     let error = verify_against(forged.path(), Some(&known.root), &[known.head]).unwrap_err();
     assert_eq!(error.code, "audit_broken");
-    log.remember(&identity).unwrap();
+    log.remember(&identity, &memory).unwrap();
     let last = lines(forged.path()).pop().unwrap();
     assert_eq!((&last["event"], &last["reason"]), (&"audit.reject".into(), &"another_record".into()));
     assert_eq!(log.remembered().unwrap().unwrap(), known, "what the vault remembers stays");
-    log.remember(&Identity::generate()).unwrap();
+    log.remember(&Identity::generate(), &memory).unwrap();
     assert_eq!(lines(forged.path()).pop().unwrap()["reason"], "unauthenticated");
     assert_eq!(log.remembered().unwrap_err().code, "audit_broken");
 }

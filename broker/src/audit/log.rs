@@ -18,10 +18,13 @@ use super::fault::{Fault, Recording};
 use super::json::Members;
 use super::keeper::{self, Keeper};
 use super::logged::Logged;
+use super::overdue::Unsealed;
 use super::record::{Denied, Event};
+use super::seals;
 use super::storage::{LogFile, Storage};
 use crate::config::Sync;
 use crate::error::{Class, Error, Result};
+use crate::places::{Inode, inode};
 
 /// How long an append waits for another that is stuck in the kernel.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -62,6 +65,9 @@ pub struct AuditLog {
     stalled: AtomicBool,
     pub(super) dirty: AtomicBool,
     fault: Fault,
+    /// The directory that it was opened in.
+    place: Option<Inode>,
+    pub(super) unsealed: Unsealed,
 }
 
 /// The end of the chain.
@@ -157,10 +163,17 @@ impl AuditLog {
         // A write beyond RLIMIT_FSIZE is to fail with EFBIG instead (setrlimit(2)).
         crate::sys::process::ignore(Signal::SIGXFSZ)
             .map_err(|errno| Error::internal("ignore SIGXFSZ", errno))?;
-        let log = LogFile::open(dir)?;
+        Self::resume(dir, settings, LogFile::open(dir)?)
+    }
+
+    /// Takes up, or begins, the log that `log` has locked.
+    pub(super) fn resume(dir: &Path, settings: Settings, log: LogFile) -> Result<Self> {
         let (key, keeper, last) = keeper::resume(dir)?;
         if last.partial > 0 {
             log.cut(last.partial).map_err(|error| Error::storage("cut the audit log", &error))?;
+        }
+        if last.partial > 0 || keeper.is_behind(&last.head) {
+            log.distrust().map_err(|error| Error::storage("write the audit log", &error))?;
         }
         let lines = Vec::with_capacity(2 * MAX_LINE);
         let opened = Self {
@@ -173,6 +186,8 @@ impl AuditLog {
             stalled: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             fault: Fault::default(),
+            place: inode(dir),
+            unsealed: Unsealed::since(last.unsealed),
         };
         if last.partial > 0 {
             opened.append(&Event::AuditRecover { cut_bytes: last.partial })?;
@@ -185,6 +200,7 @@ impl AuditLog {
     /// # Errors
     /// [`NotLogged::Failed`] and [`NotLogged::Stalled`]; the log is then as it was before.
     pub fn append(&self, event: &Event<'_>) -> Result<u64, NotLogged> {
+        self.seal_what_is_overdue()?;
         let seq = rendered(event, |fields| {
             let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
             self.put(&mut head, event.name(), fields).inspect_err(|_| self.fault.one_more())
@@ -205,6 +221,7 @@ impl AuditLog {
         still_valid: impl FnOnce() -> Result<(), Denial>,
         written: impl FnOnce(),
     ) -> Result<Logged<Permit>, NotLogged> {
+        self.seal_what_is_overdue()?;
         let seq = rendered(event, |fields| {
             let mut head = self.lock().inspect_err(|_| self.fault.refuse(libc::ETIMEDOUT))?;
             still_valid().map_err(NotLogged::Denied)?;
@@ -260,6 +277,11 @@ impl AuditLog {
         self.fault.recording()
     }
 
+    /// Whether the directory of this name is still the one that it was opened in: another has another record.
+    pub fn is_in_place(&self) -> bool {
+        inode(&self.dir) == self.place
+    }
+
     /// The last record's number; 0 before the first. A log that ends earlier was cut.
     ///
     /// # Errors
@@ -281,8 +303,17 @@ impl AuditLog {
         self.append_again(event.name(), &mut |_, _, out| event.write(&mut Members(out)))
     }
 
+    /// Counts a record that was refused because of something else than its own write.
+    pub(super) fn refuse(&self, errno: i32) -> NotLogged {
+        self.fault.refuse(errno);
+        NotLogged::Failed { errno }
+    }
+
     /// Writes a record whose failure refuses nothing, because it is tried again.
     pub(super) fn append_again(&self, name: &str, fields: Fields<'_>) -> Result<u64, NotLogged> {
+        if name != seals::NAME {
+            self.seal_what_is_overdue()?;
+        }
         self.put(&mut *self.lock()?, name, fields)
     }
 
@@ -339,6 +370,7 @@ impl AuditLog {
         }
         self.fault.refused.fetch_sub(refused, Ordering::AcqRel);
         self.dirty.store(true, Ordering::Release);
+        self.unsealed.note(name == seals::NAME);
         (head.seq, head.mac) = end;
         Ok(head.seq)
     }

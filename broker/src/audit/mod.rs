@@ -11,6 +11,9 @@ mod keeper;
 mod log;
 mod logged;
 #[cfg(test)]
+mod lying_tests;
+mod overdue;
+#[cfg(test)]
 mod power_tests;
 mod query;
 mod record;
@@ -20,6 +23,7 @@ mod storage;
 mod tail;
 #[cfg(test)]
 mod testing;
+mod unsynced;
 mod verify;
 mod when;
 
@@ -30,6 +34,6 @@ pub use logged::Logged;
 pub use query::{Filter, Queried, Record, parsed, query, query_last_run, query_lines};
 pub use record::{Ancestry, Denied, Event, Op, PolicyChange, ReaderFacts, VaultChange};
 pub use remembered::Remembered;
-pub(crate) use remembered::{path as remembered_in, signed_again};
+pub(crate) use remembered::signed_again;
 pub use verify::{Verified, verify, verify_against};
 pub use when::{Window, parse_window};

@@ -143,7 +143,15 @@ fn a_person_revokes_and_all_else_expires() {
         said(&Event::GrantEnd { grant: GrantId::from_bytes([1; 16]), project: &project, ending, asker: None })
     };
     assert_eq!(end(Ending::Revoked)["event"], "grant.revoke");
-    for ending in [Ending::TreeExit, Ending::OwnerKilled, Ending::TtlExpired, Ending::Locked] {
+    for ending in [
+        Ending::TreeExit,
+        Ending::OwnerKilled,
+        Ending::RedactorFailed,
+        Ending::CalledOff,
+        Ending::NotStarted,
+        Ending::TtlExpired,
+        Ending::Locked,
+    ] {
         let line = end(ending);
         assert_eq!((&line["event"], &line["reason"]), (&"grant.expire".into(), &ending.as_str().into()));
     }

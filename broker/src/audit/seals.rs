@@ -26,6 +26,7 @@ pub(super) type PublicKey = [u8; 32];
 pub(super) const NAME: &str = "audit.seal";
 
 const SEAL: &[u8] = b"kin/audit/seal/1";
+const TIMELY_SEAL: &[u8] = b"kin/audit/seal/2";
 const ANCHOR: &[u8] = b"kin/audit/anchor/1";
 /// Epoch, then the key.
 const LENGTH: usize = 8 + 32;
@@ -37,6 +38,8 @@ pub(super) struct Seal {
     pub(super) epoch: u64,
     /// The public half of the key that follows.
     pub(super) next: PublicKey,
+    /// The first record that it seals; `None` of one whose time was not kept to.
+    pub(super) first: Option<u64>,
     pub(super) signature: [u8; 64],
 }
 
@@ -69,18 +72,14 @@ impl Sealer {
     pub(super) fn begin(dir: &Path) -> Result<Self> {
         let key = match read_key(&key_path(dir)) {
             Ok(Some((0, key))) => key,
-            _ => {
-                let key = random_key()?;
-                files::write_atomic(&key_path(dir), &*encoded(0, &key))?;
-                key
-            }
+            _ => random_key()?,
         };
+        // Also where it was there: the start that made it may have failed at its sync.
+        files::write_atomic(&key_path(dir), &*encoded(0, &key))?;
         let mut root = Vec::with_capacity(65);
         json::hex(&mut root, key.verifying_key().as_bytes());
         root.push(b'\n');
-        if files::read_private(&root_path(dir), 4096)?.is_none_or(|there| *there != root) {
-            files::write_atomic(&root_path(dir), &root)?;
-        }
+        files::write_atomic(&root_path(dir), &root)?;
         Ok(Self { dir: dir.to_owned(), epoch: 0, key, unfinished: false })
     }
 
@@ -113,11 +112,13 @@ impl Sealer {
         Ok(Next(key))
     }
 
-    /// The seal that ends this epoch in record `seq`, which follows one with the MAC `previous`.
-    pub(super) fn seal(&self, seq: u64, previous: &Tag, next: &Next) -> Seal {
+    /// The seal that ends this epoch in record `seq`, which follows one with the MAC `previous`; `first` is the first
+    /// record that it seals.
+    pub(super) fn seal(&self, seq: u64, previous: &Tag, next: &Next, first: u64) -> Seal {
         let next = next.0.verifying_key().to_bytes();
-        let signature = self.key.sign(&sealed(self.epoch, seq, previous, &next)).to_bytes();
-        Seal { epoch: self.epoch, next, signature }
+        let mut seal = Seal { epoch: self.epoch, next, first: Some(first), signature: [0; 64] };
+        seal.signature = self.key.sign(&seal.signed(seq, previous)).to_bytes();
+        seal
     }
 
     /// The seal stands in the log: from here on the next key signs.
@@ -134,7 +135,13 @@ impl Sealer {
         let path = key_path(&self.dir);
         let failed = |error: std::io::Error| Error::storage("replace the audit log's sealing key", &error);
         let old = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
-        std::fs::rename(next_path(&self.dir), &path).map_err(failed)?;
+        match std::fs::rename(next_path(&self.dir), &path) {
+            // An earlier try came so far, and the sync of the directory failed: it is not tried again as it is.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                files::write_atomic(&path, &*encoded(self.epoch, &self.key))?;
+            }
+            renamed => renamed.map_err(failed)?,
+        }
         std::fs::File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
         // The name is gone already; this is for whoever reads the raw disk.
         let _ = old.and_then(|mut old| old.write_all(&[0; LENGTH]).and_then(|()| old.sync_all()));
@@ -153,6 +160,9 @@ impl Seal {
     pub(super) fn write(&self, out: &mut Members<'_>) {
         out.number("epoch", self.epoch);
         out.hexadecimal("next", &self.next);
+        if let Some(first) = self.first {
+            out.number("first", first);
+        }
         out.hexadecimal("sig", &self.signature);
     }
 
@@ -162,13 +172,29 @@ impl Seal {
         let (epoch, rest) = rest.split_at(memchr::memchr(b',', rest)?);
         let epoch = std::str::from_utf8(epoch).ok()?.parse().ok()?;
         let (next, rest) = rest.strip_prefix(b",\"next\":\"")?.split_at_checked(64)?;
-        let (signature, _) = rest.strip_prefix(b"\",\"sig\":\"")?.split_at_checked(128)?;
-        Some(Self { epoch, next: json::unhex(next)?, signature: json::unhex(signature)? })
+        let (first, rest) = match rest.strip_prefix(b"\",\"first\":") {
+            None => (None, rest.strip_prefix(b"\"")?),
+            Some(rest) => {
+                let (first, rest) = rest.split_at(memchr::memchr(b',', rest)?);
+                (Some(std::str::from_utf8(first).ok()?.parse().ok()?), rest)
+            }
+        };
+        let (signature, _) = rest.strip_prefix(b",\"sig\":\"")?.split_at_checked(128)?;
+        Some(Self { epoch, next: json::unhex(next)?, first, signature: json::unhex(signature)? })
     }
 
     /// Whether the key `by` made it for record `seq` behind `previous`.
     pub(super) fn is_signed(&self, by: &PublicKey, seq: u64, previous: &Tag) -> bool {
-        is_signed(by, &sealed(self.epoch, seq, previous, &self.next), &self.signature)
+        is_signed(by, &self.signed(seq, previous), &self.signature)
+    }
+
+    /// What the signature is of.
+    fn signed(&self, seq: u64, previous: &Tag) -> Vec<u8> {
+        let (purpose, first) = match self.first {
+            None => (SEAL, [].to_vec()),
+            Some(first) => (TIMELY_SEAL, first.to_le_bytes().to_vec()),
+        };
+        [purpose, &self.epoch.to_le_bytes(), &seq.to_le_bytes(), previous, &self.next, &first].concat()
     }
 }
 
@@ -225,10 +251,6 @@ fn random_key() -> Result<SigningKey> {
     let mut bytes = Zeroizing::new([0; 32]);
     OsRng.try_fill_bytes(&mut *bytes).map_err(|error| Error::internal("draw random bytes", error))?;
     Ok(SigningKey::from_bytes(&bytes))
-}
-
-fn sealed(epoch: u64, seq: u64, previous: &Tag, next: &PublicKey) -> Vec<u8> {
-    [SEAL, &epoch.to_le_bytes(), &seq.to_le_bytes(), previous, next].concat()
 }
 
 fn anchored(epoch: u64, seq: u64, mac: &Tag) -> Vec<u8> {

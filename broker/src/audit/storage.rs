@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 use chacha20poly1305::aead::{OsRng, rand_core::RngCore};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use zeroize::Zeroizing;
 
 use super::chain::Key;
+use super::log::PATIENCE;
 use super::seals;
+use super::unsynced::Tail;
 use crate::error::{Class, Error, Result};
+use crate::files;
+use crate::places;
 
 /// What the log needs of its files: a joint, so that tests can make them fail.
 pub(super) trait Storage: Send + Sync {
@@ -31,59 +35,142 @@ pub(super) trait Storage: Send + Sync {
     fn rotate(&self) -> io::Result<()>;
 }
 
+/// Makes what a file holds durable: a joint, so that tests can make it fail, and lie afterwards.
+pub(super) type SyncFile = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
+
 /// The log's files, locked against a second writer.
+///
+/// A sync that failed is never tried again on the same file. The kernel tells of a failed write once, takes the pages
+/// for clean, and answers the next fsync with success (errseq_t, lib/errseq.c; fsync(2), EIO): all of the segment is
+/// written to a new file instead, what was not synced from memory.
 pub(super) struct LogFile {
     dir: PathBuf,
+    /// Held while something is made durable: of two that sync at a time the kernel tells one of an error.
+    durability: Mutex<Durability>,
     written: RwLock<Written>,
-    _lock: Flock<File>,
+    tail: Mutex<Tail>,
+    sync_file: SyncFile,
+    _lock: Lock,
 }
 
 struct Written {
     current: Arc<File>,
-    /// Segments that ended since the last sync.
-    ended: Vec<Arc<File>>,
     /// The number that the current one gets when it ends.
     number: u32,
+}
+
+#[derive(Default)]
+struct Durability {
+    /// The segment may have lost what is behind its last sync, whatever the kernel says from now on.
+    suspect: bool,
+    /// A segment has ended since the directory was synced.
+    renamed: bool,
 }
 
 impl LogFile {
     /// Opens the log, or makes it.
     pub(super) fn open(dir: &Path) -> Result<Self> {
+        Self::open_on(dir, Box::new(File::sync_data))
+    }
+
+    /// As [`Self::open`], on a disk of one's own.
+    pub(super) fn open_on(dir: &Path, sync_file: SyncFile) -> Result<Self> {
         let lock = lock(dir)?;
         let path = log_path(dir);
-        let new = !path.try_exists().unwrap_or(true);
         let file = open_private(&path, OpenOptions::new().read(true).append(true).create(true))?
             .ok_or_else(|| Error::internal("open the audit log", "it is missing"))?;
-        if new {
-            sync_dir(dir).map_err(|error| Error::storage(&format!("sync {}", dir.display()), &error))?;
-        }
+        // Also where it was there already: the one that made it may have failed here.
+        sync_dir(dir).map_err(|error| Error::storage(&format!("sync {}", dir.display()), &error))?;
+        let length = file.metadata().map_err(|error| Error::storage("look at the audit log", &error))?.len();
         let number = ended_numbers(dir)?.last().map_or(1, |last| last + 1);
-        let written = Written { current: Arc::new(file), ended: Vec::new(), number };
-        Ok(Self { dir: dir.to_owned(), written: RwLock::new(written), _lock: lock })
+        Ok(Self {
+            dir: dir.to_owned(),
+            durability: Mutex::default(),
+            written: RwLock::new(Written { current: Arc::new(file), number }),
+            tail: Mutex::new(Tail::behind(length)),
+            sync_file,
+            _lock: lock,
+        })
+    }
+
+    /// What is in the segment was written by another process, whose syncs nobody knows of: all of it is written again.
+    pub(super) fn distrust(&self) -> io::Result<()> {
+        let mut durability = self.durability.lock();
+        durability.suspect = true;
+        self.renew(&mut durability)
+    }
+
+    /// Puts a new file in the segment's place, with the same content. Appends wait meanwhile.
+    fn renew(&self, durability: &mut Durability) -> io::Result<()> {
+        let mut written = self.written.write();
+        let mut tail = self.tail.lock();
+        let content = tail.content(&written.current)?;
+        let (file, made) = self.make_next()?;
+        (&file).write_all(&content)?;
+        (self.sync_file)(&file)?;
+        std::fs::rename(&made, log_path(&self.dir))?;
+        written.current = Arc::new(file);
+        // Where this fails, the whole is done once more: another rename makes the directory dirty again.
+        sync_dir(&self.dir)?;
+        *durability = Durability::default();
+        tail.begin(content.len() as u64);
+        Ok(())
+    }
+
+    /// An empty file for what comes next, under a name of its own. What a crash left of an earlier one holds nothing.
+    fn make_next(&self) -> io::Result<(File, PathBuf)> {
+        let made = self.dir.join("audit.jsonl.new");
+        let _ = std::fs::remove_file(&made);
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create_new(true).mode(0o600);
+        let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(&made)?;
+        Ok((file, made))
+    }
+
+    fn durability(&self) -> io::Result<MutexGuard<'_, Durability>> {
+        self.durability.try_lock_for(PATIENCE).ok_or_else(|| Errno::ETIMEDOUT.into())
     }
 }
 
 /// How long a broker that was told to stop, or was killed, may still hold the log: its threads end one by one.
 const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
-/// Held for a writer's life: the log's own files are replaced.
-fn lock(dir: &Path) -> Result<Flock<File>> {
+/// Held for a writer's life: the log's own files are replaced. The directory is held too, because the lock's file can
+/// be taken away.
+struct Lock {
+    _file: Flock<File>,
+    _directory: Option<Flock<File>>,
+}
+
+fn lock(dir: &Path) -> Result<Lock> {
     let path = dir.join("audit.lock");
     let file = open_private(&path, OpenOptions::new().write(true).create(true).truncate(false))?
         .ok_or_else(|| Error::internal("open the audit log's lock", "it is missing"))?;
     let deadline = Instant::now() + LAST_MOMENTS;
-    let mut file = file;
+    let mut file = Some(file);
+    let file = until(deadline, || {
+        let Some(own) = file.take() else { return Err(Errno::EBADF) };
+        Flock::lock(own, FlockArg::LockExclusiveNonblock).map_err(|(unlocked, errno)| {
+            file = Some(unlocked);
+            errno
+        })
+    })?;
+    Ok(Lock { _file: file, _directory: until(deadline, || places::hold(dir))? })
+}
+
+/// Tries until another broker's last moments must be over.
+fn until<T>(deadline: Instant, mut lock: impl FnMut() -> nix::Result<T>) -> Result<T> {
     loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        match lock() {
             Ok(lock) => return Ok(lock),
-            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = unlocked,
-            Err((_, Errno::EWOULDBLOCK)) => {
+            Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => {}
+            Err(Errno::EWOULDBLOCK) => {
                 let message = "another broker writes the audit log";
                 return Err(
                     Error::new(Class::Unreachable, "already_running", message).hint("`kin stop` stops it")
                 );
             }
-            Err((_, errno)) => return Err(Error::storage("lock the audit log", &errno.into())),
+            Err(errno) => return Err(Error::storage("lock the audit log", &errno.into())),
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -91,29 +178,46 @@ fn lock(dir: &Path) -> Result<Flock<File>> {
 
 impl Storage for LogFile {
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.written.read().current).write(bytes)
+        let written = self.written.read();
+        let count = (&*written.current).write(bytes)?;
+        self.tail.lock().add(&bytes[..count]);
+        Ok(count)
     }
 
     fn cut(&self, bytes: u64) -> io::Result<()> {
         // The length is asked for, not remembered: what somebody else cut off must not come back as zeroes.
         let written = self.written.read();
-        written.current.set_len(written.current.metadata()?.len().saturating_sub(bytes))
+        written.current.set_len(written.current.metadata()?.len().saturating_sub(bytes))?;
+        self.tail.lock().cut(bytes);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        // The lock is not held meanwhile: appends go on.
-        let (current, ended) = {
-            let written = self.written.read();
-            (written.current.clone(), written.ended.clone())
-        };
-        if ended.is_empty() {
-            return current.sync_data();
+        let asked = self.tail.lock().reach();
+        let mut durability = self.durability()?;
+        if durability.suspect {
+            return self.renew(&mut durability);
         }
-        ended.iter().try_for_each(|file| file.sync_all())?;
-        sync_dir(&self.dir)?;
-        current.sync_data()?;
-        self.written.write().ended.retain(|file| !ended.iter().any(|synced| Arc::ptr_eq(synced, file)));
-        Ok(())
+        // Another one may have synced it while this one waited. The lock on what is written is not held over the
+        // sync itself: appends go on.
+        let (current, reached) = {
+            let written = self.written.write();
+            let tail = self.tail.lock();
+            if tail.has(&asked) && !durability.renamed {
+                return Ok(());
+            }
+            (written.current.clone(), tail.reach())
+        };
+        let synced = (self.sync_file)(&current)
+            .and_then(|()| if durability.renamed { sync_dir(&self.dir) } else { Ok(()) });
+        match synced {
+            Ok(()) => {
+                durability.renamed = false;
+                self.tail.lock().synced(&reached);
+            }
+            Err(_) => durability.suspect = true,
+        }
+        synced
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -121,19 +225,20 @@ impl Storage for LogFile {
     }
 
     fn rotate(&self) -> io::Result<()> {
+        let mut durability = self.durability()?;
+        if durability.suspect {
+            self.renew(&mut durability)?;
+        }
         let mut written = self.written.write();
-        let (path, made) = (log_path(&self.dir), self.dir.join("audit.jsonl.new"));
-        let mut options = OpenOptions::new();
-        // What a crash left of an earlier attempt holds nothing.
-        let _ = std::fs::remove_file(&made);
-        options.read(true).append(true).create_new(true).mode(0o600);
-        let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(&made)?;
+        // Nothing is appended to it any more, so this is its last sync.
+        (self.sync_file)(&written.current).inspect_err(|_| durability.suspect = true)?;
+        let (path, (file, made)) = (log_path(&self.dir), self.make_next()?);
         let ended = ended_path(&self.dir, written.number);
         std::fs::rename(&path, &ended)?;
         std::fs::rename(&made, &path).inspect_err(|_| drop(std::fs::rename(&ended, &path)))?;
-        let ended = std::mem::replace(&mut written.current, Arc::new(file));
-        written.ended.push(ended);
-        written.number += 1;
+        *written = Written { current: Arc::new(file), number: written.number + 1 };
+        self.tail.lock().begin(0);
+        durability.renamed = true;
         Ok(())
     }
 }
@@ -216,14 +321,15 @@ fn key_path(dir: &Path) -> PathBuf {
 /// The key, which is made where the log is empty still. For the holder of the log's lock.
 pub(super) fn load_or_make_key(dir: &Path, log_is_empty: bool) -> Result<Key> {
     match load_key(dir) {
+        Ok(Some(key)) if log_is_empty => {
+            // The start that made it may have failed at its sync.
+            files::renew(&key_path(dir))?;
+            Ok(key)
+        }
         Ok(Some(key)) => Ok(key),
         Ok(None) if log_is_empty => make_key(dir),
         // A crash at first use can leave a key that is not whole; nothing was written under it.
-        Err(error) if log_is_empty && error.class == Class::Integrity => {
-            std::fs::remove_file(key_path(dir))
-                .map_err(|error| Error::storage("remove a torn audit key", &error))?;
-            make_key(dir)
-        }
+        Err(error) if log_is_empty && error.class == Class::Integrity => make_key(dir),
         Ok(None) => Err(seals::missing("audit.key")),
         Err(error) => Err(error),
     }
@@ -254,12 +360,7 @@ pub(super) fn load_key(dir: &Path) -> Result<Option<Key>> {
 fn make_key(dir: &Path) -> Result<Key> {
     let mut bytes = Zeroizing::new([0; 32]);
     OsRng.try_fill_bytes(&mut *bytes).map_err(|error| Error::internal("draw random bytes", error))?;
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(key_path(dir))?;
-        file.write_all(&*bytes)?;
-        file.sync_all()
-    };
-    write().and_then(|()| sync_dir(dir)).map_err(|error| Error::storage("make the audit key", &error))?;
+    files::write_atomic(&key_path(dir), &*bytes)?;
     Ok(Key::new(&bytes))
 }
 

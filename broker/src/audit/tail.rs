@@ -2,14 +2,17 @@
 
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
+use jiff::Timestamp;
 use memchr::memmem;
 
 use super::anchor::{self, Head, START};
 use super::blocks;
 use super::chain::{Key, MAX_LINE, Shape};
+use super::record::Event;
 use super::seals::{self, Seal};
-use super::storage::Segment;
+use super::storage::{self, Segment};
 use crate::error::{Class, Error, Result};
 
 /// The end of a log.
@@ -21,13 +24,15 @@ pub(super) struct Last {
     pub(super) partial: u64,
     /// The last seal, and its record's number.
     pub(super) seal: Option<(u64, Seal)>,
+    /// The time of the first record behind it, where there is one.
+    pub(super) unsealed: Option<Timestamp>,
 }
 
 /// Finds the last record. What was written since the anchor is checked; the rest is left to
 /// [`verify`](super::verify()).
 pub(super) fn examine(segments: &[Segment], key: &Key, anchored: &Head) -> Result<Last> {
     let Some((current, ended)) = segments.split_last() else {
-        return Ok(Last { head: START, partial: 0, seal: None });
+        return Ok(Last { head: START, partial: 0, seal: None, unsealed: None });
     };
     let bytes = current.read()?;
     let before = last_of(ended)?;
@@ -43,7 +48,22 @@ pub(super) fn examine(segments: &[Segment], key: &Key, anchored: &Head) -> Resul
         }
         seal => seal.map(Ok),
     };
-    Ok(Last { head, partial: (bytes.len() - end) as u64, seal: seal.transpose()? })
+    let seal = seal.transpose()?;
+    let first = seal.map_or(1, |(seq, _)| seq + 1);
+    let unsealed = if first > head.seq { None } else { time_of(&bytes[..end], first)? };
+    Ok(Last { head, partial: (bytes.len() - end) as u64, seal, unsealed })
+}
+
+/// The time of a record; of an earlier segment's it is that of the first here.
+fn time_of(lines: &[u8], seq: u64) -> Result<Option<Timestamp>> {
+    let start = memmem::find(lines, number(seq).as_bytes()).unwrap_or(0);
+    let shape = Shape::read(blocks::line_around(lines, start).0);
+    shape.map(|shape| shape.time.parse().map_err(|_| broken("a record has no time"))).transpose()
+}
+
+/// What the line of a record begins with: no text in one has quotes that are not escaped.
+fn number(seq: u64) -> String {
+    format!("{{\"v\":1,\"seq\":{seq},\"time\":\"")
 }
 
 /// Where the first record stands that is not before the anchor, and what it follows.
@@ -109,6 +129,31 @@ fn last_seal(bytes: &[u8]) -> Option<(u64, Seal)> {
         let shape = Shape::read(blocks::line_around(bytes, at).0)?;
         Some((shape.seq, Seal::read(shape.event)?))
     })
+}
+
+/// Whether the record in `dir` has had this head. It is looked for from the end on, where it is as a rule.
+pub(super) fn has(dir: &Path, head: &Head) -> Result<bool> {
+    let needle = number(head.seq);
+    for segment in storage::segments(dir)?.iter().rev() {
+        let bytes = segment.read()?;
+        if let Some(at) = memmem::rfind(&bytes, needle.as_bytes()) {
+            let shape = Shape::read(blocks::line_around(&bytes, at).0);
+            return Ok(shape.is_some_and(|shape| shape.seq == head.seq && shape.tag() == Some(head.mac)));
+        }
+    }
+    Ok(*head == START)
+}
+
+/// Whether the record says that a vault remembers it.
+pub(super) fn was_remembered(dir: &Path) -> Result<bool> {
+    let event = Event::AuditAnchor { root: "" };
+    let needle = format!("\"event\":\"{}\"", event.name());
+    for segment in storage::segments(dir)? {
+        if memmem::find(&segment.read()?, needle.as_bytes()).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn broken(why: &str) -> Error {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::anchor::{self, Anchor, Head, START};
 use super::blocks::{self, Blocks};
 use super::chain::{GENESIS, Key, MAX_LINE, Shape, Tag};
+use super::overdue;
 use super::seals::{self, PublicKey, Seal};
 use super::storage::{self, Segment};
 use crate::error::{Class, Error, Result};
@@ -90,7 +91,12 @@ pub fn verify_against(dir: &Path, root: Option<&[u8; 32]>, heads: &[Head]) -> Re
         segments.split_last().map_or((None, &segments[..]), |(last, rest)| (Some(last), rest));
     ended.iter().try_for_each(|segment| walk.through(segment, false))?;
     current.map_or(Ok(()), |segment| walk.through(segment, true))?;
-    walk.end(want, epoch)
+    let verified = walk.end(want, epoch)?;
+    // Asked again, because a broker that writes meanwhile seals and anchors.
+    match anchor::read(dir)? {
+        Some(anchor) if anchor.epoch + 1 < verified.seals => Err(anchor::left_behind()),
+        _ => Ok(verified),
+    }
 }
 
 /// A verification under way.
@@ -104,6 +110,9 @@ struct Walk {
     signer: PublicKey,
     previous: Tag,
     time: [u8; 27],
+    /// The time of the first record that no seal covers; where seals are in time, so is what comes until the next.
+    unsealed: Option<[u8; 27]>,
+    timely: bool,
     /// The file, where it is not the one that is written, and the line of it that was reached.
     file: Option<String>,
     line: u64,
@@ -114,7 +123,21 @@ impl Walk {
     fn new(key: Key, signer: PublicKey, anchor: Anchor, heads: Vec<Head>) -> Self {
         let verified = Verified::default();
         let (previous, time, file) = (GENESIS, [0; 27], None);
-        Self { key, anchor, heads, next_head: 0, signer, previous, time, file, line: 0, verified }
+        let (unsealed, timely) = (None, false);
+        Self {
+            key,
+            anchor,
+            heads,
+            next_head: 0,
+            signer,
+            previous,
+            time,
+            unsealed,
+            timely,
+            file,
+            line: 0,
+            verified,
+        }
     }
 
     fn through(&mut self, segment: &Segment, last: bool) -> Result<()> {
@@ -144,6 +167,8 @@ impl Walk {
         let tag = self.link(&shape)?;
         if shape.event.starts_with(b"audit.seal\"") {
             self.seal(&shape)?;
+        } else {
+            self.in_time(&shape)?;
         }
         self.previous = tag;
         self.time.copy_from_slice(shape.time.as_bytes());
@@ -172,9 +197,25 @@ impl Walk {
         }
     }
 
+    /// A record that no seal covers yet comes soon after the first one of them.
+    fn in_time(&mut self, shape: &Shape<'_>) -> Result<()> {
+        let Some(first) = &self.unsealed else {
+            self.unsealed = shape.time.as_bytes().try_into().ok();
+            return Ok(());
+        };
+        if self.timely && later(first, shape.time.as_bytes()) > overdue::MOST {
+            let why = "came too long after one that no seal covers: it was not written by a broker, or a seal was taken away";
+            return Err(self.broken(shape.seq, why));
+        }
+        Ok(())
+    }
+
     fn seal(&mut self, shape: &Shape<'_>) -> Result<()> {
+        let first = self.verified.sealed_seq + 1;
         let signed = |seal: &Seal| {
-            seal.epoch == self.verified.seals && seal.is_signed(&self.signer, shape.seq, &self.previous)
+            let whole = seal.first.map_or(!self.timely, |sealed| sealed == first);
+            let is_next = seal.epoch == self.verified.seals;
+            is_next && whole && seal.is_signed(&self.signer, shape.seq, &self.previous)
         };
         match Seal::read(shape.event).filter(signed) {
             None => Err(self.broken(
@@ -185,6 +226,7 @@ impl Walk {
                 self.signer = seal.next;
                 self.verified.seals += 1;
                 self.verified.sealed_seq = shape.seq;
+                (self.unsealed, self.timely) = (None, seal.first.is_some());
                 Ok(())
             }
         }
@@ -254,6 +296,18 @@ impl Walk {
         Error::new(Class::Integrity, "audit_broken", format!("record {seq} ({place}) {why}"))
             .hint("what stands before it is as it was written; nothing behind it can be relied on")
     }
+}
+
+/// How many seconds the second time is after the first. On one day that is told by its digits.
+fn later(first: &[u8; 27], second: &[u8]) -> i64 {
+    let same_day = first[..11] == second[..11];
+    let digits = |text: &[u8], at: usize| i64::from(text[at] & 15) * 10 + i64::from(text[at + 1] & 15);
+    let of_day = |text: &[u8]| digits(text, 11) * 3600 + digits(text, 14) * 60 + digits(text, 17);
+    if same_day {
+        return of_day(second) - of_day(first);
+    }
+    let parsed = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<Timestamp>().ok();
+    parsed(second).zip(parsed(first)).map_or(0, |(second, first)| second.as_second() - first.as_second())
 }
 
 #[cfg(test)]

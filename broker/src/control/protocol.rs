@@ -227,7 +227,7 @@ pub enum Question {
     /// The keeper's tree is empty, or its command ended and that was to be the end, or its front was killed
     /// before that. → `()`.
     Finish {
-        /// [`Ending::TreeExit`], [`Ending::CommandExit`] or [`Ending::OwnerKilled`].
+        /// How: with its tree, its command or its front, or before the command ran.
         ending: Ending,
     },
     /// What is going on. → [`Status`].

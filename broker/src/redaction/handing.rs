@@ -62,7 +62,7 @@ impl Broker {
             let armed = handed
                 .and_then(|new| if new.contains(&true) { channel.arm(CHANGE).map(drop) } else { Ok(()) });
             if armed.is_err_and(|error| error.class != Class::Internal) {
-                self.withdraw(&live, Ending::OwnerKilled);
+                self.withdraw(&live, Ending::RedactorFailed);
             }
         }
     }

@@ -41,6 +41,16 @@ pub(super) enum NoKeeper {
     NotStarted(i32, String),
 }
 
+impl NoKeeper {
+    /// How a grant ended whose command never ran.
+    fn ending(&self) -> Ending {
+        match self {
+            Self::CalledOff => Ending::CalledOff,
+            Self::Refused(_) | Self::NotStarted(..) => Ending::NotStarted,
+        }
+    }
+}
+
 impl From<Error> for NoKeeper {
     fn from(error: Error) -> Self {
         Self::Refused(error)
@@ -71,7 +81,7 @@ pub(super) fn begin<'a>(
         complain(&values::warning(&granted));
     }
     let broker = Broker::behind(&client, start.directories)?;
-    let finish = |_: &NoKeeper| broker.finish(Ending::TreeExit);
+    let finish = |why: &NoKeeper| broker.finish(why.ending());
     let output = output.map(|output| redirect(output, &mut client, &granted)).transpose();
     let output = output.map_err(NoKeeper::Refused).inspect_err(finish)?;
     let how = (ignores_children, output);
@@ -106,7 +116,14 @@ fn ask_for_grant(start: &Start, link: &UnixStream) -> Result<(Client, Granted), 
     let [answered, _] = wait_readable([Some(broker.stream()), Some(link)], Some(GRANT_DEADLINE));
     let [called_off] = wait_readable([Some(link)], Some(Duration::ZERO));
     match (called_off, answered) {
-        (true, _) => Err(NoKeeper::CalledOff),
+        (true, true) => {
+            if broker.answer::<Granted>().is_ok() {
+                Broker::behind(&broker, start.directories)?.finish(Ending::CalledOff);
+            }
+            Err(NoKeeper::CalledOff)
+        }
+        // Where the broker makes the grant after all, it sees that nobody keeps it.
+        (true, false) => Err(NoKeeper::CalledOff),
         (false, false) => {
             let late = Error::new(Class::Timeout, "timeout", "the broker did not answer in time");
             Err(late.hint("see `kin doctor`").into())

@@ -85,7 +85,8 @@ fn z02_what_cannot_be_run_is_127_or_126() {
         assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(code), line));
     }
     // The grant that they had is over.
-    assert!(stub.heard().iter().any(|heard| matches!(heard, Heard::Finish(Ending::TreeExit))));
+    assert!(stub.heard().iter().any(|heard| matches!(heard, Heard::Finish(Ending::NotStarted))));
+    assert!(!stub.heard().iter().any(|heard| matches!(heard, Heard::Finish(Ending::TreeExit))));
 }
 
 #[test]

@@ -640,7 +640,7 @@ fn the_vault_knows_its_record_and_a_kept_head_convicts() {
     world.record_was_damaged();
     for entry in std::fs::read_dir(world.path("kin/state")).expect("a directory").flatten() {
         let name = entry.file_name().into_string().expect("UTF-8");
-        if name.starts_with("audit.") && name != "audit.vault" {
+        if name.starts_with("audit.") {
             std::fs::remove_file(entry.path()).expect("removed");
         }
     }

@@ -315,6 +315,11 @@ fn a_redactor_that_is_gone_shows_nothing() {
     process::signal(redactor.pid, Signal::SIGSTOP);
     world.secret("db/url");
     assert!(world.grants().is_empty());
+    let records = world.audit();
+    assert_eq!(
+        record::reason(record::of(&records, "grant.expire").last().expect("an end")),
+        "redactor_failed"
+    );
     process::signal(redactor.pid, Signal::SIGCONT);
     run.stdin.take().expect("a pipe").write_all(b"\n").unwrap();
     let mut shown = String::new();
