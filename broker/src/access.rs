@@ -23,6 +23,7 @@ use crate::vault::{self, Vault};
 mod beside;
 mod writing;
 
+pub use beside::By;
 pub(crate) use writing::Closed;
 pub use writing::{Begin, ServeWritable};
 
@@ -108,6 +109,8 @@ struct Subject {
     namespaces: Option<Namespaces>,
     /// What it runs, where the file is for certain programs.
     exe: Option<Exe>,
+    /// The files whose content may be in what it asks for, where that is one beside them.
+    origins: Vec<FileName>,
 }
 
 impl Subject {
@@ -128,6 +131,10 @@ impl Subject {
         let (reader, namespaces, exe) = (self.reader(), self.namespaces, self.exe);
         let request = Request { action, reader, namespaces, exe, project, file, through: None };
         let Some(live) = &self.live else { return decide(&request, &[], clock::now()) };
+        if !self.origins.is_empty() {
+            let request = Request { file: None, ..request };
+            return live.decided_beside(&request, &self.origins, suspended);
+        }
         if let Some((file, rendered)) = file.and_then(|file| live.grant.files.get_key_value(file)) {
             return live.decided_together(&request, file, rendered, suspended);
         }
@@ -248,7 +255,7 @@ impl Broker {
             (Ok(_), Some(live)) if live.is_live(clock::now()) => return Refusal::Denied(Denial::NoBinding),
             (Ok(_), Some(live)) => Denial::Ended(live.ended().unwrap_or(Ending::TtlExpired)),
         };
-        let subject = Subject { known, again: None, live, namespaces: None, exe: None };
+        let subject = Subject { known, again: None, live, namespaces: None, exe: None, origins: Vec::new() };
         self.record_refused(&subject, denial.reason(), caller, (name.as_bytes(), None, None), op);
         Refusal::Denied(denial)
     }
@@ -318,7 +325,10 @@ impl Broker {
             references => Event::AllowRendered { grant, project, file, references, elsewhere, reader },
         };
         let place = (project, file);
-        self.append((permit, &event), (judged, caller), place, (action, op), || live.opened(file))
+        self.append((permit, &event), (judged, caller), place, (action, op), || {
+            live.opened(file);
+            live.passed_on(file, versions);
+        })
     }
 
     /// Writes down what a permit is used for, where it still holds under the log's own lock.
@@ -356,7 +366,10 @@ impl Broker {
         page_cache: PageCache,
         exe: Option<Exe>,
     ) -> Result<Reading<'d>, Halt> {
-        let (project, file) = (&delivery.live.grant.project, delivery.decided_as());
+        if let Some(scratch) = delivery.scratch() {
+            return self.read_beside(caller, (delivery, scratch), page_cache, exe);
+        }
+        let (project, file) = (&delivery.live.grant.project, Some(&delivery.file));
         // All handles of a file fill one cache: what is in it is of one version, the newest.
         let page_cache = match page_cache {
             PageCache::Private if !self.is_newest(delivery) => PageCache::Shared,
@@ -395,7 +408,18 @@ impl Broker {
         (action, op): (Action, Op),
         exe: Option<Exe>,
     ) -> Result<(Judged, Permit), Halt> {
-        let mut judged = self.judge(caller, action, project, file, exe);
+        let judged = self.judge(caller, action, project, file, exe);
+        self.permitted_as(judged, caller, (project, file), op)
+    }
+
+    /// The permit of what was judged; or that the reader's program is to be hashed first.
+    fn permitted_as(
+        &self,
+        mut judged: Judged,
+        caller: Caller,
+        (project, file): (&DirectoryName, Option<&FileName>),
+        op: Op,
+    ) -> Result<(Judged, Permit), Halt> {
         if let Some(unhashed) = judged.unhashed.take() {
             return Err(Halt::Unhashed(unhashed));
         }
@@ -411,15 +435,31 @@ impl Broker {
         file: Option<&FileName>,
         exe: Option<Exe>,
     ) -> Judged {
+        self.judge_all(caller, action, (project, file), Vec::new(), exe)
+    }
+
+    /// As [`Self::judge`]; where there are `origins`, for all of them together and for no other file.
+    fn judge_all(
+        &self,
+        caller: Caller,
+        action: Action,
+        (project, file): (&DirectoryName, Option<&FileName>),
+        origins: Vec<FileName>,
+        exe: Option<Exe>,
+    ) -> Judged {
+        let mut asked = file.into_iter().chain(&origins);
         let known = self.identifier.identify(caller.tid, &self.grants);
         // A private mount is for the grants of its own tree: another grant is none there.
         let live =
             known.as_ref().ok().and_then(|known| self.grant_of(known)).filter(|live| caller.reaches(live));
         let inside = known.as_ref().ok().zip(live.as_ref());
         let namespaces = inside.and_then(|(known, _)| known.namespaces());
-        let again = inside.and_then(|(known, live)| self.seen_again((known, namespaces), live, file));
+        let again = inside.and_then(|(known, live)| {
+            let again = |file| self.seen_again((known, namespaces), live, file);
+            if origins.is_empty() { again(file) } else { origins.iter().find_map(|own| again(Some(own))) }
+        });
         let (exe, unhashed) = match (exe, inside) {
-            (None, Some((known, live))) if is_pinned(live, action, file) => {
+            (None, Some((known, live))) if asked.any(|file| is_pinned(live, action, file)) => {
                 match self.executables.look(known) {
                     Looked::Done(exe) => (Some(exe), None),
                     Looked::Unhashed(unhashed) => (None, Some(unhashed)),
@@ -427,7 +467,7 @@ impl Broker {
             }
             (exe, _) => (exe, None),
         };
-        let subject = Subject { known, again, live, namespaces, exe };
+        let subject = Subject { known, again, live, namespaces, exe, origins };
         Judged {
             decision: subject.decided(action, project, file, self.autolock.has_locked()),
             subject,
@@ -493,7 +533,8 @@ impl Broker {
         (project, file): (&DirectoryName, Option<&FileName>),
         op: Op,
     ) {
-        let reference = file.and_then(|file| self.projects.read().get(project)?.get(file).cloned());
+        let named = judged.subject.origins.first().or(file);
+        let reference = named.and_then(|file| self.projects.read().get(project)?.get(file).cloned());
         let file = file.map(|file| file.as_str().as_bytes());
         let place = (project.as_str().as_bytes(), file, reference.as_ref());
         self.record_refused(&judged.subject, reason, caller, place, op);
@@ -551,8 +592,8 @@ pub(crate) fn unsealing(error: &Error) -> Refusal {
 }
 
 /// Whether the decision will ask what the reader runs.
-fn is_pinned(live: &LiveGrant, action: Action, file: Option<&FileName>) -> bool {
-    action.is_for_content() && file.is_some_and(|file| live.grant.behind(file).any(|b| !b.exe.is_empty()))
+fn is_pinned(live: &LiveGrant, action: Action, file: &FileName) -> bool {
+    action.is_for_content() && live.grant.behind(file).any(|binding| !binding.exe.is_empty())
 }
 
 /// The vault was locked under a grant: by a person, which ended the grant, or by itself. A handle that was

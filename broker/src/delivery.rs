@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::access::Closed;
 use crate::grants::LiveGrant;
-use crate::scratch::Scratch;
+use crate::scratch::{Origins, Scratch};
 use crate::sys::memory::Plaintext;
 use crate::vault::MAX_VALUE;
 
@@ -25,7 +25,15 @@ pub struct Delivery {
     number: AtomicU64,
     value: Arc<RwLock<Held>>,
     draft: Option<Mutex<Draft>>,
-    scratch: Option<Arc<Scratch>>,
+    scratch: Option<Beside>,
+}
+
+/// What a handle of a file beside others is of.
+#[derive(Debug)]
+struct Beside {
+    scratch: Arc<Scratch>,
+    /// Whose content it may have delivered, as the record says.
+    recorded: Mutex<Origins>,
 }
 
 /// What was written to a handle.
@@ -117,7 +125,7 @@ impl Delivery {
     /// A handle of a file that is beside what the grant may write.
     pub(crate) fn of_scratch(live: Arc<LiveGrant>, file: FileName, scratch: Arc<Scratch>) -> Arc<Self> {
         let (number, value) = (AtomicU64::new(0), scratch.value.clone());
-        let scratch = Some(scratch);
+        let scratch = Some(Beside { scratch, recorded: Mutex::default() });
         Self { live, file, versions: Vec::new(), number, value, draft: None, scratch }.known()
     }
 
@@ -140,7 +148,24 @@ impl Delivery {
         delivery
     }
 
-    /// The file that has to be permitted; what is beside files is the directory's.
+    /// The file beside others that it is a handle of.
+    pub(crate) fn scratch(&self) -> Option<&Arc<Scratch>> {
+        self.scratch.as_ref().map(|beside| &beside.scratch)
+    }
+
+    /// Whether the record has this handle as an open of all these.
+    pub(crate) fn is_recorded_of(&self, origins: &Origins) -> bool {
+        self.scratch.as_ref().is_none_or(|beside| *beside.recorded.lock() == *origins)
+    }
+
+    /// The record has it.
+    pub(crate) fn recorded_of(&self, origins: Origins) {
+        if let Some(beside) = &self.scratch {
+            *beside.recorded.lock() = origins;
+        }
+    }
+
+    /// The file that has to be permitted to write; what is beside files is the directory's.
     pub(crate) fn decided_as(&self) -> Option<&FileName> {
         self.scratch.is_none().then_some(&self.file)
     }
@@ -176,7 +201,7 @@ impl Delivery {
 
     fn change(&self, change: impl FnOnce(&mut Plaintext) -> Result<bool, Untaken>) -> Result<(), Untaken> {
         let mut guard = self.value.write();
-        if self.scratch.as_ref().is_some_and(|scratch| scratch.is_placed()) {
+        if self.scratch().is_some_and(|scratch| scratch.is_placed()) {
             return Err(Untaken::Placed);
         }
         if self.draft.is_none() && self.scratch.is_none() {
@@ -185,7 +210,7 @@ impl Delivery {
         let changed = change(guard.0.as_mut().ok_or(Untaken::Wiped)?)?;
         if changed {
             self.draft.iter().for_each(|draft| draft.lock().changes += 1);
-            self.scratch.iter().for_each(|scratch| scratch.touch());
+            self.scratch().iter().for_each(|scratch| scratch.touch());
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use kin_policy::{
-    Around, Ending, FileName, Grant, GrantId, Lineage, Namespaces, Orphans, Pid, Process, Standing,
-    Timestamp, Uses,
+    Around, Ending, FileName, Grant, GrantId, Lineage, Namespaces, Orphans, Pid, Process, Reference,
+    Standing, Timestamp, Uses,
 };
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -17,7 +17,7 @@ use crate::identity::{Held, Identity, Roots};
 use crate::private::Mapped;
 use crate::redaction::Channel;
 use crate::rendered::Rendered;
-use crate::scratch::Scratches;
+use crate::scratch::{Origins, Scratches};
 use crate::sys::memory;
 
 /// The most grants that stand at once.
@@ -27,6 +27,8 @@ const LIMIT: usize = 10_000;
 const RESERVE: usize = 4096;
 /// Files of one grant that may be open at once.
 pub(crate) const OPEN_FILES: usize = 8192;
+/// Versions of one secret that are remembered as passed on.
+const VERSIONS: usize = 8;
 /// Memory that values may take before no more files are opened, in bytes.
 const HELD: usize = 1 << 30;
 
@@ -83,6 +85,8 @@ pub struct LiveGrant {
     redactor: OnceLock<Channel>,
     /// What is beside the files that it may write.
     pub(crate) scratches: Scratches,
+    /// What was delivered to its tree, where that may write beside its files.
+    passed: Mutex<Origins>,
 }
 
 impl LiveGrant {
@@ -119,6 +123,7 @@ impl LiveGrant {
             rendered: BTreeMap::new(),
             redactor: OnceLock::new(),
             scratches: Scratches::default(),
+            passed: Mutex::default(),
         }
     }
 
@@ -247,17 +252,53 @@ impl LiveGrant {
     /// Counts one open of `file`, and of each binding that it is made of, here and in every grant around. For
     /// the log alone, under its lock.
     pub fn opened(&self, file: &FileName) {
-        let parts = self.grant.files.get(file).map(|rendered| &rendered.bindings);
+        self.opened_together([file]);
+    }
+
+    /// Counts one open of a file that may hold what all these do.
+    pub(crate) fn opened_together<'f>(&self, files: impl IntoIterator<Item = &'f FileName> + Clone) {
+        let parts = |file| self.grant.files.get(file).into_iter().flat_map(|of| of.bindings.keys());
         let mut live = Some(self);
         while let Some(LiveGrant { opens, opens_of, outer, .. }) = live {
             opens.fetch_add(1, Ordering::Relaxed);
-            for name in parts.iter().flat_map(|parts| parts.keys()).chain([file]) {
+            let files = files.clone().into_iter();
+            for name in files.flat_map(|file| parts(file).chain([file])) {
                 if let Some(opens) = opens_of.get(name) {
                     opens.fetch_add(1, Ordering::Relaxed);
                 }
             }
             live = outer.as_deref();
         }
+    }
+
+    /// Notes that its tree, and those around it, have been delivered these versions by that file: from now on they
+    /// may be in whatever that tree writes.
+    pub(crate) fn passed_on(&self, file: &FileName, versions: &[(Reference, u64)]) {
+        let outwards = std::iter::successors(Some(self), |live| live.outer.as_deref());
+        for live in outwards.filter(|live| live.grant.writable().next().is_some()) {
+            let mut passed = live.passed.lock();
+            let known = &mut passed.entry(file.clone()).or_default().versions;
+            if versions.len() > 1 {
+                *known = versions.iter().cloned().collect();
+            } else if versions.first().is_some_and(|one| !known.contains(one)) {
+                known.extend(versions.iter().cloned());
+                if known.len() > VERSIONS {
+                    known.pop_first();
+                }
+            }
+        }
+    }
+
+    /// What may be in a file that its tree writes now, under this name: what was delivered to it, and the file
+    /// that the name tells of; any that it may write, where it tells of none.
+    pub(crate) fn may_be_in(&self, name: &FileName) -> Origins {
+        let mut origins = self.passed.lock().clone();
+        let related = |file: &&FileName| name.as_str().contains(file.as_str());
+        let is_any = !self.grant.writable().any(|file| related(&file));
+        for file in self.grant.writable().filter(|file| is_any || related(file)) {
+            origins.entry(file.clone()).or_default();
+        }
+        origins
     }
 
     /// Whether nobody has ended it, or one around it, and its time is not up.

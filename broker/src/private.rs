@@ -4,6 +4,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use kin_policy::{FileName, FilePath};
+
 use crate::broker::Broker;
 use crate::control::peer_gone;
 use crate::control::protocol::{GrantRequest, Laid, Owner, PrivateGranted, PrivateRequest};
@@ -65,6 +67,9 @@ impl Broker {
         let rendered = live.grant.files.iter().map(|(file, rendered)| (file, &rendered.path));
         for (file, path) in bound.chain(rendered) {
             let Some(path) = path else { continue };
+            if path.is_of_git() && live.is_writable(file) {
+                return Err(unchangeable(file, path)).inspect_err(|_| self.placeholders.release(id));
+            }
             let base = if path.is_in_home() { &request.home } else { &live.directory };
             let link = self.directories.mounted_file(&live.grant.project, file, live.is_writable(file));
             let way = Way { base, path, link: &link };
@@ -96,4 +101,12 @@ impl Broker {
         let device = mounter::mount_for(self.zygote()?, &wanted, command.as_fd())?;
         server.serve(live, device, owner)
     }
+}
+
+/// git maps the file that it changes (`git_config_set_multivar_in_file_gently`, config.c), and what may be written is
+/// not mapped: it would die with its lock in place.
+fn unchangeable(file: &FileName, path: &FilePath) -> Error {
+    let message = format!("{file} cannot be writable at {}: git maps what it changes", path.as_str());
+    Error::new(Class::Unsafe, "unwritable_path", message)
+        .hint("leave `writable` out, and git reads it there; or leave `path` out")
 }

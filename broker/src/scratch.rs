@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use kin_policy::{FileName, GrantId};
+use kin_policy::{FileName, GrantId, Reference};
 use parking_lot::{Mutex, RwLock};
 
 use crate::delivery::Held;
@@ -14,6 +14,18 @@ use crate::sys::memory::Plaintext;
 
 /// Files of one grant that have a name, at most.
 const MOST: usize = 64;
+
+/// Why a file's content may be in one beside it, and which versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// All of it was moved here, for certain.
+    pub(crate) moved: bool,
+    /// Those that were delivered; none is what the vault has when somebody opens it.
+    pub(crate) versions: BTreeSet<(Reference, u64)>,
+}
+
+/// The files of the grant whose content may be in one beside them. It only grows.
+pub(crate) type Origins = BTreeMap<FileName, Origin>;
 
 /// One such file. Its handles share what it holds.
 #[derive(Debug)]
@@ -23,22 +35,46 @@ pub struct Scratch {
     /// The grant that it belongs to.
     pub grant: GrantId,
     pub(crate) value: Arc<RwLock<Held>>,
+    name: Mutex<FileName>,
+    origins: RwLock<Origins>,
     modified: Mutex<SystemTime>,
     named: AtomicBool,
     placed: AtomicBool,
 }
 
 impl Scratch {
-    fn new(grant: GrantId, value: Plaintext) -> Arc<Self> {
+    fn new(name: &FileName, grant: GrantId, origins: Origins, value: Plaintext) -> Arc<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             grant,
             value: Arc::new(RwLock::new(Held(Some(value)))),
+            name: Mutex::new(name.clone()),
+            origins: RwLock::new(origins),
             modified: Mutex::new(SystemTime::now()),
             named: AtomicBool::new(true),
             placed: AtomicBool::new(false),
         })
+    }
+
+    /// The last name that it had.
+    pub(crate) fn name(&self) -> FileName {
+        self.name.lock().clone()
+    }
+
+    /// Whose content may be in it, as of now.
+    pub(crate) fn origins(&self) -> Origins {
+        self.origins.read().clone()
+    }
+
+    /// The content of these may be in it from now on: said before a byte of it is.
+    pub(crate) fn may_hold<'o>(&self, more: impl IntoIterator<Item = (&'o FileName, &'o Origin)>) {
+        let mut origins = self.origins.write();
+        for (file, more) in more {
+            let known = origins.entry(file.clone()).or_default();
+            known.moved |= more.moved;
+            known.versions.extend(more.versions.iter().cloned());
+        }
     }
 
     /// Its size in bytes.
@@ -104,7 +140,12 @@ impl Scratches {
     }
 
     /// A new one; `Err` has the one that bears the name, or nothing where there are too many.
-    pub(crate) fn make(&self, name: &FileName, grant: GrantId) -> Result<Arc<Scratch>, Option<Arc<Scratch>>> {
+    pub(crate) fn make(
+        &self,
+        name: &FileName,
+        grant: GrantId,
+        origins: Origins,
+    ) -> Result<Arc<Scratch>, Option<Arc<Scratch>>> {
         let all = &mut self.0.lock().all;
         if let Some(there) = all.get(name) {
             return Err(Some(there.clone()));
@@ -112,7 +153,7 @@ impl Scratches {
         if all.len() >= MOST {
             return Err(None);
         }
-        let scratch = Scratch::new(grant, Plaintext::zeroed(0));
+        let scratch = Scratch::new(name, grant, origins, Plaintext::zeroed(0));
         all.insert(name.clone(), scratch.clone());
         Ok(scratch)
     }
@@ -122,7 +163,7 @@ impl Scratches {
         &self,
         binding: &FileName,
         name: &FileName,
-        grant: GrantId,
+        (grant, versions): (GrantId, &[(Reference, u64)]),
         value: Plaintext,
     ) -> bool {
         let mut names = self.0.lock();
@@ -130,7 +171,9 @@ impl Scratches {
             return false;
         }
         names.vacated.insert(binding.clone());
-        if let Some(replaced) = names.all.insert(name.clone(), Scratch::new(grant, value)) {
+        let origin = Origin { moved: true, versions: versions.iter().cloned().collect() };
+        let scratch = Scratch::new(name, grant, Origins::from([(binding.clone(), origin)]), value);
+        if let Some(replaced) = names.all.insert(name.clone(), scratch) {
             replaced.unnamed();
         }
         true
@@ -157,6 +200,7 @@ impl Scratches {
     pub(crate) fn rename(&self, old: &FileName, new: &FileName) -> bool {
         let all = &mut self.0.lock().all;
         let Some(scratch) = all.remove(old) else { return false };
+        new.clone_into(&mut scratch.name.lock());
         if let Some(replaced) = all.insert(new.clone(), scratch) {
             replaced.unnamed();
         }
@@ -181,12 +225,16 @@ mod tests {
     #[test]
     fn names_come_go_and_are_bounded() {
         let (all, grant) = (Scratches::default(), GrantId::from_bytes([1; 16]));
-        let one = all.make(&name("one"), grant).unwrap();
-        assert_eq!(all.make(&name("one"), grant).unwrap_err().map(|there| there.number), Some(one.number));
+        let versions = [(Reference::new("db/url").unwrap(), 3)];
+        let one = all.make(&name("one"), grant, Origins::new()).unwrap();
+        assert_eq!(
+            all.make(&name("one"), grant, Origins::new()).unwrap_err().map(|there| there.number),
+            Some(one.number)
+        );
         for number in 1..MOST {
-            all.make(&name(&number.to_string()), grant).unwrap();
+            all.make(&name(&number.to_string()), grant, Origins::new()).unwrap();
         }
-        assert!(all.make(&name("more"), grant).unwrap_err().is_none());
+        assert!(all.make(&name("more"), grant, Origins::new()).unwrap_err().is_none());
         assert!(all.rename(&name("one"), &name("1")) && !all.rename(&name("one"), &name("2")));
         assert_eq!(
             (all.get(&name("1")).map(|found| found.number), all.names().len()),
@@ -195,13 +243,23 @@ mod tests {
         assert!(all.remove(&name("1")) && !all.remove(&name("1")) && !one.is_named());
         let two = all.get(&name("2")).unwrap();
         let moved = || Plaintext::copy_of(b"moved");
-        assert!(all.vacate(&name("file"), &name("file~"), grant, moved()) && all.is_vacated(&name("file")));
-        all.make(&name("more"), grant).unwrap();
         assert!(
-            !all.vacate(&name("other"), &name("other~"), grant, moved()) && !all.is_vacated(&name("other"))
+            all.vacate(&name("file"), &name("file~"), (grant, &versions), moved())
+                && all.is_vacated(&name("file"))
         );
-        assert!(all.vacate(&name("other"), &name("2"), grant, moved()) && !two.is_named());
+        all.make(&name("more"), grant, Origins::new()).unwrap();
+        assert!(
+            !all.vacate(&name("other"), &name("other~"), (grant, &versions), moved())
+                && !all.is_vacated(&name("other"))
+        );
+        assert!(all.vacate(&name("other"), &name("2"), (grant, &versions), moved()) && !two.is_named());
         assert_eq!(all.get(&name("2")).map(|found| found.size()), Some(5));
+        let moved = all.get(&name("file~")).unwrap();
+        let origin = Origin { moved: true, versions: versions.iter().cloned().collect() };
+        assert_eq!(moved.origins(), Origins::from([(name("file"), origin)]));
+        moved.may_hold(&Origins::from([(name("file"), Origin::default()), (name("b"), Origin::default())]));
+        assert!(moved.origins()[&name("file")].moved && moved.origins().len() == 2);
+        assert!(all.rename(&name("file~"), &name("old")) && moved.name() == name("old"));
         all.taken(&name("other"));
         assert!(!all.is_vacated(&name("other")) && all.is_vacated(&name("file")));
         let two = all.get(&name("2")).unwrap();

@@ -20,8 +20,13 @@ use crate::content::{Content, Range, opened_with, patiently, start_writer};
 use crate::deadlines::{Deadlines, Fail};
 use crate::secretfs::{Ask, Attributes, SecretFs, Surface};
 
-/// How long the kernel may keep a name: a name says nothing, every step after it is decided.
-const NAME_TTL: Duration = Duration::from_secs(3600);
+/// How long the kernel may keep the name of a directory: it says nothing, every step after it is decided.
+const DIRECTORY_TTL: Duration = Duration::from_secs(3600);
+/// How long it may keep the name of a file. Who finds an inode by a name that is kept may ask for attributes as they
+/// were last (AT_STATX_DONT_SYNC, statx(2); `fuse_update_get_attr`, fs/fuse/dir.c), or hold on to it (O_PATH), and no
+/// question comes here. So a name is kept for who opens again and again, and not for who comes later: the kernel makes
+/// one or two ticks of this (`time_to_jiffies`).
+const FILE_TTL: Duration = Duration::from_millis(1);
 /// How long it may keep attributes: never, because the next reader may be somebody else.
 const ATTRIBUTE_TTL: Duration = Duration::ZERO;
 
@@ -82,9 +87,10 @@ impl Adapter {
     }
 
     /// Where files take each other's names, none is remembered.
-    fn name_ttl(&self) -> Duration {
+    fn name_ttl(&self, found: Attributes) -> Duration {
         match self.content.fs.surface() {
-            Surface::Read => NAME_TTL,
+            Surface::Read if found.directory => DIRECTORY_TTL,
+            Surface::Read => FILE_TTL,
             Surface::Write => Duration::ZERO,
         }
     }
@@ -139,7 +145,7 @@ impl Filesystem for Adapter {
             reply,
             |fs| fs.lookup(self.caller(request), parent.0, name),
             |reply, found| {
-                reply.entry_with_ttls(&ATTRIBUTE_TTL, &self.name_ttl(), &self.attr(found), Generation(0))
+                reply.entry_with_ttls(&ATTRIBUTE_TTL, &self.name_ttl(found), &self.attr(found), Generation(0))
             },
         );
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use kin_broker::access::{Begin, Caller, FileFacts, Halt, Refusal};
+use kin_broker::access::{Begin, By, Caller, FileFacts, Halt, Refusal};
 use kin_broker::audit::Op;
 use kin_broker::grants::LiveGrant;
 use kin_broker::{Broker, Delivery, Reading, Scratch, Unhashed};
@@ -227,9 +227,12 @@ impl SecretFs {
         let (project, file) = match &*node {
             Node::File(project, file) => (project, file),
             Node::Scratch(project, _) => {
-                let scratch = self.scratch(inode)?;
-                let opened = self.broker.open_beside(caller, project, &scratch, truncates);
-                return opened.map_err(|refusal| errno(refusal).into());
+                let by = match flags & libc::O_ACCMODE {
+                    _ if truncates => By::Emptying,
+                    libc::O_WRONLY => By::Writing,
+                    _ => By::Reading,
+                };
+                return Ok(self.broker.open_beside(caller, project, &self.scratch(inode)?, by, exe)?);
             }
             _ => return Err(Errno::EISDIR.into()),
         };
@@ -329,8 +332,8 @@ impl SecretFs {
         let (project, file) = match &*node {
             Node::File(project, file) => (project, file),
             Node::Scratch(project, _) => {
-                let opened = self.broker.open_beside(caller, project, &self.scratch(inode)?, false);
-                let delivery = opened.map_err(errno)?;
+                let scratch = self.scratch(inode)?;
+                let delivery = self.broker.open_beside(caller, project, &scratch, By::Writing, exe)?;
                 return Ok(self.broker.resize(caller, &delivery, size, exe)?);
             }
             _ => return Err(Errno::EISDIR.into()),

@@ -123,6 +123,14 @@ impl FilePath {
         self.as_str().strip_prefix(HOME).unwrap_or(self.as_str())
     }
 
+    /// Whether git takes the file for its configuration ("FILES", git-config(1)): it changes that by a lock beside it.
+    pub fn is_of_git(&self) -> bool {
+        const OF_GIT: [&str; 3] = [".gitconfig", ".config/git/config", ".git/config"];
+        OF_GIT.iter().any(|name| {
+            self.below().strip_suffix(name).is_some_and(|above| above.is_empty() || above.ends_with('/'))
+        })
+    }
+
     /// Whether one of them would have to be a directory for the other to be a file.
     pub fn is_above(&self, other: &Self) -> bool {
         other.as_str().strip_prefix(self.as_str()).is_some_and(|rest| rest.starts_with('/'))
@@ -250,6 +258,15 @@ mod tests {
         for good in [".env", "tls.key", "DATABASE_URL", "a b", "ключ", &"x".repeat(255)] {
             assert!(FileName::new(good).is_ok(), "{good:?}");
         }
+    }
+
+    #[test]
+    fn what_git_takes_for_its_configuration_is_known() {
+        let is = |path: &str| FilePath::new(path).unwrap().is_of_git();
+        assert!(
+            ["~/.gitconfig", "~/.config/git/config", ".git/config", "sub/.git/config"].into_iter().all(is)
+        );
+        assert!(!["~/.git-credentials", "x.gitconfig", "config", ".git/configs"].into_iter().any(is));
     }
 
     #[test]

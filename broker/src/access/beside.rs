@@ -1,17 +1,26 @@
 //! May this process make, open, rename or remove a file beside one that it may write? What it holds is the grant's
-//! alone, until it takes the place of a binding: then it is the next version.
+//! alone, until it takes the place of a binding: then it is the next version. To be delivered what it holds is an open
+//! of every file whose content may be in it, decided, counted and recorded as such.
 
 use std::sync::Arc;
 
-use kin_policy::{Action, Decision, Denial, DirectoryName, Exe, FileName};
+use kin_policy::{
+    Action, Decision, Denial, DirectoryName, Exe, FileName, PageCache, Permit, Reference, Request, Standing,
+    decide_together,
+};
 
 use super::writing::{Begin, Closed};
-use super::{Broker, Caller, FileFacts, Halt, Refusal};
-use crate::audit::Op;
-use crate::delivery::Delivery;
+use super::{Broker, Caller, FileFacts, Halt, Judged, Refusal, withheld};
+use crate::audit::{Event, Op};
+use crate::clock;
+use crate::delivery::{Delivery, Reading};
 use crate::grants::LiveGrant;
-use crate::scratch::Scratch;
+use crate::scratch::{Origins, Scratch};
 use crate::sys::memory::Plaintext;
+
+/// What one record can name: bytes of references, with so many beside each for its version.
+const REFERENCES: usize = 3072;
+const BESIDE_REFERENCE: usize = 14;
 
 impl Broker {
     /// What bears this name beside the files of the caller's own grant.
@@ -50,7 +59,12 @@ impl Broker {
         scratch: &Scratch,
         op: Op,
     ) -> Result<FileFacts, Refusal> {
-        let (live, _) = self.permitted(caller, Action::Look, project, None, op)?;
+        // Of what was moved here its size is seen by whom it was seen by before; what a member wrote it knows.
+        let origins = scratch.origins();
+        let moved = origins.iter().filter(|(_, origin)| origin.moved).map(|(file, _)| file.clone()).collect();
+        let judged = self.judge_all(caller, Action::Look, (project, None), moved, None);
+        let _ = self.permit_of(&judged, caller, project, Some(&scratch.name()), op)?;
+        let live = judged.subject.live.ok_or(Refusal::Broken)?;
         own(&live, scratch)?;
         Ok(FileFacts { size: scratch.size(), modified: scratch.modified() })
     }
@@ -70,7 +84,7 @@ impl Broker {
         if live.is_crowded() {
             return Err(Refusal::Full);
         }
-        let scratch = match live.scratches.make(name, live.grant.id) {
+        let scratch = match live.scratches.make(name, live.grant.id, live.may_be_in(name)) {
             Ok(scratch) | Err(Some(scratch)) => scratch,
             Err(None) => return Err(Refusal::Full),
         };
@@ -80,29 +94,116 @@ impl Broker {
         Ok((scratch, delivery))
     }
 
-    /// Opens such a file.
+    /// Opens such a file. Who can read by the descriptor is delivered what it holds; who cannot, or empties it first,
+    /// is delivered nothing yet.
     ///
     /// # Errors
-    /// As [`Self::look_beside`].
+    /// As [`Self::look_beside`] and [`Broker::open`].
     pub fn open_beside(
         &self,
         caller: Caller,
         project: &DirectoryName,
         scratch: &Arc<Scratch>,
-        truncate: bool,
-    ) -> Result<Arc<Delivery>, Refusal> {
+        by: By,
+        exe: Option<Exe>,
+    ) -> Result<Arc<Delivery>, Halt> {
         let (live, _) = self.permitted(caller, Action::OpenToWrite, project, None, Op::Open)?;
         own(&live, scratch)?;
         if live.is_crowded() {
-            return Err(Refusal::Denied(Denial::TooManyOpen));
+            return Err(Refusal::Denied(Denial::TooManyOpen).into());
         }
-        let name = FileName::new(scratch.number.to_string()).map_err(|_| Refusal::Broken)?;
-        let delivery = Delivery::of_scratch(live, name, scratch.clone());
+        let recorded = match by {
+            By::Reading => Some(self.record_beside(caller, (&live, scratch), Op::Open, exe)?),
+            By::Writing | By::Emptying => None,
+        };
+        let delivery = Delivery::of_scratch(live, scratch.name(), scratch.clone());
+        recorded.into_iter().for_each(|origins| delivery.recorded_of(origins));
         self.autolock.used(&delivery);
-        if truncate {
+        if by == By::Emptying {
             delivery.resize(0).map_err(|_| Refusal::Denied(Denial::ReadOnly))?;
         }
         Ok(delivery)
+    }
+
+    /// Serves a read of such a handle. What came into the file since it was opened is an open of its own.
+    pub(super) fn read_beside<'d>(
+        &self,
+        caller: Caller,
+        (delivery, scratch): (&'d Delivery, &Arc<Scratch>),
+        page_cache: PageCache,
+        exe: Option<Exe>,
+    ) -> Result<Reading<'d>, Halt> {
+        let live = &delivery.live;
+        loop {
+            let origins = scratch.origins();
+            let action = Action::Read { opened_under: live.grant.id, page_cache };
+            let place = (&live.grant.project, Some(&delivery.file));
+            let files = origins.keys().cloned().collect();
+            let judged = self.judge_all(caller, action, (place.0, None), files, exe);
+            let _ = self.permitted_as(judged, caller, place, Op::Read)?;
+            if !delivery.is_recorded_of(&origins) {
+                delivery.recorded_of(self.record_beside(caller, (live, scratch), Op::Read, exe)?);
+            }
+            let reading = delivery.reading().ok_or_else(|| withheld(live))?;
+            // Whose content is in it was said before the first byte of it was.
+            if delivery.is_recorded_of(&scratch.origins()) {
+                return Ok(reading);
+            }
+        }
+    }
+
+    /// Writes down that what the file holds is delivered, as one open of all whose content may be in it: those.
+    fn record_beside(
+        &self,
+        caller: Caller,
+        (live, scratch): (&LiveGrant, &Scratch),
+        op: Op,
+        exe: Option<Exe>,
+    ) -> Result<Origins, Halt> {
+        let (origins, name, action) = (scratch.origins(), scratch.name(), Action::Open);
+        let place = (&live.grant.project, &name);
+        let files = origins.keys().cloned().collect();
+        let judged = self.judge_all(caller, action, (place.0, None), files, exe);
+        let (judged, permit) = self.permitted_as(judged, caller, (place.0, Some(&name)), op)?;
+        let versions = self.versions_in(&permit, &origins, &judged)?;
+        let Ok(known) = &judged.subject.known else { return Err(Refusal::Broken.into()) };
+        let (program, elsewhere) = (known.program(), judged.subject.elsewhere());
+        let (reader, grant, (project, file)) = (known.facts(&program, caller.uid), live.grant.id, place);
+        let mut counted = false;
+        for references in recordable(&versions) {
+            let event = match references {
+                [(reference, version)] => {
+                    let (op, version) = (Op::Open, *version);
+                    Event::Allow { op, grant, project, file, reference, version, elsewhere, reader }
+                }
+                references => Event::AllowRendered { grant, project, file, references, elsewhere, reader },
+            };
+            let written = || {
+                if !std::mem::replace(&mut counted, true) {
+                    live.opened_together(origins.keys());
+                }
+            };
+            self.append((permit.clone(), &event), (&judged, caller), place, (action, op), written)?;
+        }
+        Ok(origins)
+    }
+
+    /// The versions that may be in it: those that were delivered, and what the vault has of the others.
+    fn versions_in(
+        &self,
+        permit: &Permit,
+        origins: &Origins,
+        judged: &Judged,
+    ) -> Result<Vec<(Reference, u64)>, Refusal> {
+        let vault = self.vault().ok_or_else(|| judged.subject.withheld())?;
+        let passed = || origins.values().flat_map(|origin| &origin.versions);
+        let mut versions: Vec<_> = passed().cloned().collect();
+        for reference in permit.references().iter().filter(|own| passed().all(|(known, _)| known != *own)) {
+            versions.push((reference.clone(), vault.version(reference).ok_or(Refusal::Missing)?));
+        }
+        versions.sort();
+        versions.dedup();
+        Ok(versions)
     }
 
     /// Removes such a file.
@@ -138,12 +239,17 @@ impl Broker {
         let scratch = live.scratches.get(old).ok_or(Refusal::Denied(Denial::NoBinding))?;
         if !live.is_writable(new) {
             let live = self.may_change(caller, project, new, Op::Rename)?;
+            scratch.may_hold(&live.may_be_in(new));
             let renamed = live.scratches.rename(old, new);
             return renamed.then_some(()).ok_or(Refusal::Denied(Denial::NoBinding).into());
         }
         let action = Action::OpenToWrite;
         let (judged, permit) =
             self.permitted_content(caller, (project, Some(new)), (action, Op::Rename), exe)?;
+        // Under another binding's name it would be read by whom that one is for.
+        if scratch.origins().iter().any(|(file, origin)| origin.moved && file != new) {
+            self.record_beside(caller, (&live, &scratch), Op::Rename, exe)?;
+        }
         scratch.place(true);
         let value = scratch.value.read().0.as_ref().map(|value| Plaintext::copy_of(value.bytes()));
         let stored = match value {
@@ -182,7 +288,8 @@ impl Broker {
         let opened = self.open_to_write(caller, project, old, Begin::Content, exe)?;
         let value = opened.reading().map(|reading| Plaintext::copy_of(reading.whole()));
         let value = value.ok_or_else(|| super::withheld(live))?;
-        if LiveGrant::is_memory_full() || !live.scratches.vacate(old, new, live.grant.id, value) {
+        let moved = (live.grant.id, &opened.versions[..]);
+        if LiveGrant::is_memory_full() || !live.scratches.vacate(old, new, moved, value) {
             return Err(Refusal::Full.into());
         }
         self.wipe_what_came_late(live);
@@ -232,9 +339,80 @@ impl Broker {
     }
 }
 
+/// In as many parts as records are needed to name all of it: one names [`REFERENCES`] bytes.
+fn recordable(versions: &[(Reference, u64)]) -> impl Iterator<Item = &[(Reference, u64)]> {
+    let mut rest = versions;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |(reference, _): &&(Reference, u64)| {
+            bytes += reference.as_str().len() + BESIDE_REFERENCE;
+            bytes <= REFERENCES
+        };
+        let most = rest.iter().take_while(fits).count().clamp(1, rest.len().max(1));
+        let (part, others) = rest.split_at_checked(most)?;
+        rest = others;
+        Some(part)
+    })
+}
+
+/// What for a file beside others is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// To read, and perhaps to write.
+    Reading,
+    /// To write alone.
+    Writing,
+    /// To write, from nothing on (O_TRUNC).
+    Emptying,
+}
+
+impl LiveGrant {
+    /// Decides for every file whose content may be in one beside them.
+    pub(super) fn decided_beside(
+        &self,
+        request: &Request<'_>,
+        origins: &[FileName],
+        suspended: bool,
+    ) -> Decision {
+        let parts = origins.iter().flat_map(|file| match self.grant.files.get(file) {
+            Some(rendered) => rendered.bindings.keys().map(|part| (part, Some(file))).collect(),
+            None => vec![(file, None)],
+        });
+        let parts: Vec<_> = parts.map(|part| (part, self.around(Some(part.0)))).collect();
+        let crowded = request.action.is_an_open() && self.is_crowded();
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|((file, through), around)| {
+                let standing = Standing { suspended, crowded, ..self.standing(Some(file), around) };
+                (Request { file: Some(file), through: *through, ..*request }, standing)
+            })
+            .collect();
+        decide_together(&parts, clock::now())
+    }
+}
+
 fn own(live: &LiveGrant, scratch: &Scratch) -> Result<(), Refusal> {
     match live.grant.id == scratch.grant {
         true => Ok(()),
         false => Err(Refusal::Denied(Denial::OutsideTree)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_for_one_record_is_named_in_several() {
+        let named = |count: usize| -> Vec<_> {
+            let names = (0..count).map(|n| Reference::new(&format!("{}/{n:03}", "r".repeat(60))).unwrap());
+            names.map(|name| (name, 1)).collect()
+        };
+        for (count, records) in [(0, 0), (1, 1), (39, 1), (40, 2), (200, 6)] {
+            let versions = named(count);
+            let parts: Vec<_> = recordable(&versions).collect();
+            assert_eq!((parts.len(), parts.concat() == versions), (records, true), "{count}");
+            assert!(parts.iter().all(|part| part.len() <= 39));
+        }
     }
 }

@@ -103,6 +103,9 @@ impl Broker {
         if LiveGrant::is_memory_full() {
             return Err(Refusal::Full.into());
         }
+        if let Some(scratch) = delivery.scratch() {
+            scratch.may_hold(&delivery.live.may_be_in(&scratch.name()));
+        }
         delivery.write(at, bytes).map_err(|why| untaken(why, delivery).into())
     }
 

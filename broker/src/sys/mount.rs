@@ -12,14 +12,14 @@ const OPEN_TREE_CLONE: libc::c_uint = 1;
 /// `MOVE_MOUNT_F_EMPTY_PATH` and `MOVE_MOUNT_T_EMPTY_PATH` of linux/mount.h.
 const MOVE_MOUNT_BY_DESCRIPTORS: libc::c_uint = 0x04 | 0x40;
 
-/// A mount of the file or directory at `path` alone, that is nowhere yet (open_tree(2), Linux 5.2). It is
-/// close-on-exec.
+/// A mount of the file, directory or symbolic link at `path` alone, that is nowhere yet (open_tree(2), Linux 5.2). It
+/// is close-on-exec.
 ///
 /// # Errors
 /// Those of open_tree(2): EPERM without CAP_SYS_ADMIN in the mount namespace's user namespace.
 pub fn clone_of(path: &Path) -> Result<OwnedFd, Errno> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.unsigned_abs();
+    let flags = OPEN_TREE_CLONE | (libc::O_CLOEXEC | libc::AT_SYMLINK_NOFOLLOW).unsigned_abs();
     // SAFETY: the kernel reads a string that ends in NUL and outlives the call.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
     let fd = Errno::result(fd)?;

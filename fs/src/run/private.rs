@@ -2,7 +2,7 @@
 //! namespace, in which the broker mounts a FUSE file system, and files of that at their real paths.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,10 +12,11 @@ use kin_broker::sys::process;
 use kin_broker::targets::{Target, Way};
 use kin_broker::{Class, Error, Result, describe};
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::fcntl::AT_FDCWD;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, User, chdir, getegid, geteuid};
+use nix::unistd::{ForkResult, User, chdir, getegid, geteuid, symlinkat};
 
 /// Who will own the files: the namespace has one user and one group, which keep their numbers.
 pub(super) fn owner() -> Owner {
@@ -97,18 +98,24 @@ pub fn try_namespaces() -> Result<()> {
     }
 }
 
-/// Puts every file of the plan over what is at its real path.
+/// Puts every file of the plan over what is at its real path: itself; or where programs put a lock or a new file
+/// beside what they change, a symbolic link to it, which they follow (a walk goes up into a mount before it looks whether
+/// that is a link: `step_into`, fs/namei.c). What they put there is then in the mount, and not on the disk.
 ///
 /// # Errors
 /// What is in its way; `target_failed` where the kernel refuses.
 pub(super) fn lay(granted: &Granted, plan: &PrivateGranted) -> Result<()> {
+    let mut links = Links::default();
     for laid in &plan.laid {
         let file = granted.path_of(&laid.file);
         let way = Way { base: &laid.base, path: &laid.path, link: &file };
         let failed = |errno| way.failed(errno);
         match way.find()? {
             Target::File(target) => {
-                let own = clone_of(&file).map_err(failed)?;
+                let own = match granted.writable.contains(&laid.file) || laid.path.is_of_git() {
+                    true => links.to(&file, &plan.mountpoint).map_err(failed)?,
+                    false => clone_of(&file).map_err(failed)?,
+                };
                 put_over(own.as_fd(), target.as_fd()).map_err(failed)?;
             }
             Target::Missing => return Err(failed(Errno::ENOENT)),
@@ -116,6 +123,25 @@ pub(super) fn lay(granted: &Granted, plan: &PrivateGranted) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Symbolic links that are mounts of their own. They are made in a file system in memory, which covers the mount
+/// meanwhile and is nowhere afterwards.
+#[derive(Default)]
+struct Links {
+    made: u32,
+}
+
+impl Links {
+    fn to(&mut self, file: &Path, cover: &Path) -> Result<OwnedFd, Errno> {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("kin"), cover, Some("tmpfs"), flags, Some("mode=0700"))?;
+        let link = cover.join(self.made.to_string());
+        self.made += 1;
+        let made = symlinkat(file, AT_FDCWD, &link).and_then(|()| clone_of(&link));
+        umount2(cover, MntFlags::MNT_DETACH)?;
+        made
+    }
 }
 
 /// A mount namespace, and for whoever may not have one a user namespace around it.

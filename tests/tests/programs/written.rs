@@ -58,7 +58,7 @@ rows! { write =>
                 git credential-store --file $secret store",
             holds: "https://u:p@h",
             how: "a lock beside it that takes its name",
-            private: false,
+            private: true,
         }
     }
 

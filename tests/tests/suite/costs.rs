@@ -41,6 +41,7 @@ fn upcall(line: &str) -> Option<&'static str> {
     let returned = line.starts_with("<... read resumed>") || line.starts_with("read(");
     let header = line.split_once("\"\\x").filter(|_| returned)?.1;
     match header.split("\\x").nth(4)? {
+        "01" => Some("LOOKUP"),
         "0e" => Some("OPEN"),
         "0f" => Some("READ"),
         "12" => Some("RELEASE"),
@@ -73,10 +74,14 @@ fn the_calls_of_one_open_are_counted() {
     let counts = counted(&trace[from..to]);
     let promised = promised();
     assert!(promised.len() > 3, "{promised:?}");
-    for name in counts.keys().chain(promised.keys()) {
+    // The kernel keeps a name for a tick or two, and strace makes a cycle that long: how often it asks for it is a
+    // matter of time. Each such question is no more than two of any call.
+    let lookups = counts.get("LOOKUP").copied().unwrap_or(0);
+    assert!(lookups <= CYCLES + NOISE, "{counts:?}");
+    for name in counts.keys().filter(|name| **name != "LOOKUP").chain(promised.keys()) {
         let (found, wanted) = (counts.get(name).unwrap_or(&0), promised.get(name).unwrap_or(&0));
         assert!(
-            found.abs_diff(wanted * CYCLES) <= NOISE,
+            found.abs_diff(wanted * CYCLES) <= NOISE + 2 * lookups,
             "{name}: {found}, not {wanted} in each: {counts:?}"
         );
     }

@@ -28,6 +28,7 @@ macro_rules! both {
 }
 
 mod attacks;
+mod beside;
 mod cli;
 mod costs;
 mod edges;

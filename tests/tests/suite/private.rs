@@ -328,6 +328,91 @@ fn nothing_starts_where_a_file_cannot_be_laid() {
     assert_eq!(world.member(&["--private"]).cat(&env(&world)), Ok(database(&world)));
 }
 
+/// What stands in a directory, the links and the files.
+fn standing(directory: PathBuf) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
+    names.sort();
+    names
+}
+
+fn gits_own(binding: &str) -> World {
+    let world = World::ready();
+    world.set("db/url", b"[user]\n\tname = one\n");
+    world.manifest(&format!("schema = 1\n[project]\nname = \"api\"\n[bindings]\n{binding}\n"));
+    world.trust();
+    world
+}
+
+#[test]
+fn what_git_could_not_change_in_a_private_mount_is_refused_before_the_start() {
+    for path in ["~/.gitconfig", "~/.config/git/config", ".git/config"] {
+        let world = gits_own(&format!("G = {{ ref = \"db/url\", writable = true, path = \"{path}\" }}"));
+        let before = standing(world.home());
+        let run = ["run", "--private", "--", "git", "config", "--global", "user.name", "two"];
+        let said = world.kin(run).run().refuses(3, &["git maps what it changes", "writable"]);
+        assert_eq!(standing(world.home()), before, "{said}");
+        assert!(world.grants().is_empty());
+        // Without a real path, and to read it there, it is as ever.
+        assert_eq!(world.kin(["run", "--", "true"]).run().code(), 0);
+    }
+}
+
+#[test]
+fn who_wants_to_change_gits_configuration_leaves_nothing_on_the_disk() {
+    let world = gits_own("G = { ref = \"db/url\", path = \"~/.gitconfig\" }");
+    std::fs::write(world.path("home/.gitconfig"), "").expect("a file");
+    let before = standing(world.home());
+    let member = world.member(&["--private"]);
+    let (code, output, _) = member.run(&["git", "config", "--global", "user.name"]);
+    assert_eq!((code, output), (0, b"one\n".to_vec()));
+    let (code, _, errors) = member.run(&["git", "config", "--global", "user.name", "two"]);
+    assert!(code > 0, "{code}: no signal");
+    assert!(errors.contains("Read-only file system"), "{errors}");
+    assert_eq!(standing(world.home()), before);
+    assert!(member.finish().success());
+    assert_eq!(standing(world.home()), before);
+}
+
+#[test]
+fn who_renames_over_a_writable_file_at_its_real_path_does_so_in_memory() {
+    let world = World::ready();
+    world.set("db/url", b"https://me:old@a.example\n");
+    world.manifest(
+        "schema = 1\n[project]\nname = \"api\"\n[bindings]\n\
+         G = { ref = \"db/url\", writable = true, path = \"~/.git-credentials\" }\n",
+    );
+    world.trust();
+    let before = standing(world.home());
+    let member = world.member(&["--private"]);
+    let real = world.path("home/.git-credentials");
+    let during = standing(world.home());
+    for password in ["one", "two"] {
+        let script = format!(
+            "printf 'protocol=https\\nhost=a.example\\nusername=me\\npassword={password}\\n\\n' | git credential-store store"
+        );
+        let (code, _, errors) = member.run(&["sh", "-c", &script]);
+        assert_eq!((code, errors.as_str()), (0, ""));
+        assert_eq!(member.cat(&real), Ok(format!("https://me:{password}@a.example\n").into_bytes()));
+        assert_eq!(standing(world.home()), during, "a lock, or a new file");
+    }
+    // Where the link leads others find what stood there before: nothing.
+    assert_eq!(world.outsider().cat(&real), Ok(Vec::new()));
+    // What is at the path itself is not replaced.
+    let (code, ..) = member.run(&["sh", "-c", "printf evil > ~/x && mv ~/x ~/.git-credentials"]);
+    assert_ne!(code, 0);
+    std::fs::remove_file(world.path("home/x")).expect("removed");
+    // What such a program leaves when it dies is gone with the grant.
+    let (code, ..) = member.run(&["git", "config", "--file", real.to_str().expect("a path"), "a.b", "c"]);
+    assert_ne!(code, 0, "it maps what it changes");
+    assert_eq!(standing(world.home()), during);
+    assert!(member.finish().success());
+    eventually("the grant ends", SOON, || standing(world.home()) == before);
+    let versions = world.kin(["history", "db/url", "--json"]).run().exits(0).json();
+    assert_eq!(versions.as_array().map(Vec::len), Some(4), "two of them by git");
+}
+
 #[test]
 fn real_paths_are_shown_and_bad_ones_refused() {
     let world = laid();

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
 use kin_tests::{Actor, Identity, Probe, World, canary, record};
@@ -207,6 +208,50 @@ fn b09_an_outsider_never_sees_a_members_attributes() {
             assert_eq!(outsider.stat(&project), Err(REFUSED));
             assert_eq!(outsider.list(&project), Err(REFUSED));
             assert_eq!(member.ask("getcwd", json!({})), Ok(json!(project)));
+        }
+    }
+}
+
+/// What the kernel has in memory of a file it hands out unasked (AT_STATX_DONT_SYNC), and a descriptor of its place.
+fn cached_by(reader: &Probe, path: &Path) -> Vec<(i64, String)> {
+    let path = path.to_str().expect("a path");
+    let keep = "import os, sys; os.open(sys.argv[1], os.O_PATH)";
+    let asked = [&["stat", "--cached=always", "-c", "%s %Y", path][..], &["python3", "-c", keep, path]];
+    asked
+        .map(|line| reader.run(line))
+        .map(|(code, output, _)| (code, String::from_utf8_lossy(&output).into()))
+        .into()
+}
+
+both! {
+    fn b16_the_kernels_memory_of_a_file_is_for_members(identity) {
+        let world = World::ready_with(identity);
+        let (member, outsider) = (world.member(&[]), world.outsider());
+        let paths = [DATABASE, API, "made-up"].map(|name| world.file(name));
+        let learnt = |when: &str| {
+            // As long as the kernel may keep a name.
+            std::thread::sleep(Duration::from_millis(50));
+            for path in &paths {
+                for (code, output) in cached_by(&outsider, path) {
+                    assert!(code != 0 && output.is_empty(), "{when} {path:?}: {code} {output}");
+                }
+            }
+        };
+        learnt("never looked at");
+        assert!(member.cat(&paths[0]).is_ok() && member.stat(&paths[0]).is_ok());
+        let fd = member.open(&paths[0]).expect("open");
+        let known = cached_by(&member, &paths[0]);
+        assert!(known.iter().all(|(code, _)| *code == 0), "{known:?}");
+        learnt("looked at");
+        assert!(member.stat(&paths[0]).is_ok());
+        world.kin(["revoke", "--all"]).run().exits(0);
+        learnt("after the end");
+        assert_eq!(member.pread(fd, 1, 0), Err(REFUSED));
+        let denied: Vec<_> = world.audit().into_iter().filter(record::is_denial).collect();
+        for name in [DATABASE, API, "made-up"] {
+            let asked = denied.iter().filter(|line| line["file"] == name && record::text(line, "op") == "lookup");
+            let asked: u64 = asked.map(record::denials).sum();
+            assert!(asked >= 6, "{name}: {asked} {denied:#?}");
         }
     }
 }
