@@ -711,6 +711,10 @@ pub struct BrokerStatus {
     pub identity: String,
     /// Whether the pages for values are locked in memory.
     pub memory_locked: bool,
+    /// The directory of a process in `/proc` that something is mounted over, as the broker has it: no program is
+    /// proven meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proc_covered: Option<String>,
 }
 
 /// The vault, as `kin status` shows it.

@@ -15,7 +15,7 @@ use super::namespaces::{self, Links};
 use super::procfs;
 use super::table::{Held, Identity};
 use crate::audit::{Ancestry, ReaderFacts};
-use crate::sys::{link, pidfd};
+use crate::sys::{link, pidfd, proc};
 
 /// A reader whose every ancestor up to its root (or to the top, outside any tree) was proven.
 #[derive(Debug)]
@@ -27,11 +27,12 @@ pub struct Known {
     window: OnceLock<Option<Window>>,
 }
 
-/// A thread's directory in `/proc`, its `comm` and where it says its namespaces, held open.
+/// What `/proc` has of a thread, held open: its `comm`, the link to its executable, and where it says its
+/// namespaces.
 #[derive(Debug)]
 struct Window {
-    directory: OwnedFd,
     comm: File,
+    exe: OwnedFd,
     links: Links,
 }
 
@@ -39,8 +40,7 @@ impl Window {
     /// `None` where the thread is gone (ESRCH on its `comm`).
     fn look(&self) -> Option<Program> {
         let mut room = [0; link::ROOM];
-        let exe =
-            link::read(&self.directory, c"exe", &mut room).ok().map(|exe| OsStr::from_bytes(exe).into());
+        let exe = link::read(&self.exe, c"", &mut room).ok().map(|exe| OsStr::from_bytes(exe).into());
         Some(Program { exe, comm: procfs::read_comm(&self.comm).ok()? })
     }
 }
@@ -110,19 +110,21 @@ impl Known {
     /// The user and pid namespaces that the thread is in now, read at every call; `None` where the kernel
     /// would not say. About 2.5 µs.
     pub fn namespaces(&self) -> Option<Namespaces> {
-        self.through_window(|window| window.links.look(&window.directory, &self.held))
+        self.through_window(|window| window.links.look())
     }
 
     /// The file that the thread runs now, opened without rights to it (`O_PATH`) and never by the path that
-    /// the kernel prints; `None` where the thread may not be looked into, or is gone.
+    /// the kernel prints; `None` where the thread may not be looked into, or is gone, or where something is
+    /// mounted over a directory in `/proc`: then the link may be another process's.
     pub(crate) fn executable(&self) -> Option<OwnedFd> {
+        let directory = self.directory()?;
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-        self.through_window(|window| openat(&window.directory, "exe", flags, Mode::empty()).ok())
+        proc::own().ok()?.steady(|| openat(&directory, "exe", flags, Mode::empty()).ok())?
     }
 
     /// The mounts that the thread sees (`/proc/TID/mountinfo`).
     pub(crate) fn mounts(&self) -> Option<Vec<u8>> {
-        self.through_window(|window| namespaces::read_at(&window.directory, "mountinfo"))
+        namespaces::read_at(&self.directory()?, "mountinfo")
     }
 
     fn through_window<T>(&self, look: impl Fn(&Window) -> Option<T>) -> Option<T> {
@@ -133,13 +135,19 @@ impl Known {
         }
     }
 
+    fn open_window(&self) -> Option<Window> {
+        let directory = self.directory()?;
+        let comm = proc::below(&directory, "comm", OFlag::O_RDONLY).ok()?;
+        let exe = proc::below(&directory, "exe", OFlag::O_PATH | OFlag::O_NOFOLLOW).ok()?;
+        let links = Links::of(directory, &self.held)?;
+        Some(Window { comm: File::from(comm), exe, links })
+    }
+
     /// The thread's directory, proven to be this process's: what is read through it afterwards is that
     /// thread's or nobody's, whoever gets its number.
-    fn open_window(&self) -> Option<Window> {
+    fn directory(&self) -> Option<OwnedFd> {
         let directory = namespaces::directory_of(self.lineage.tid)?;
-        let comm = openat(&directory, "comm", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-        let links = Links::of(&directory)?;
-        self.is_there().then_some(Window { directory, comm: File::from(comm), links })
+        self.is_there().then_some(directory)
     }
 
     /// Whether the thread's number is still a thread's of this process.

@@ -44,8 +44,8 @@ use walk::{Adoption, Ascent, Walk};
 use crate::Result;
 
 pub use known::{Known, Program};
+pub use procfs::{check_proc, covered_in_proc, in_initial_pid_namespace, is_own as proc_is_own};
 pub(crate) use procfs::{comm, has_open_to_write, is_being_killed, is_ending};
-pub use procfs::{in_initial_pid_namespace, is_own as proc_is_own};
 pub use table::{Absent, Choice, Held, Identity, ProcessTable};
 pub use tree::{Branch, tree_of};
 

@@ -9,6 +9,7 @@ pub mod link;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;
+pub mod proc;
 pub mod process;
 pub mod socket;
 pub mod standard;

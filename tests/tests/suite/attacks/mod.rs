@@ -5,6 +5,7 @@ mod a_namespaces;
 mod a_pins;
 mod b;
 mod c;
+mod c_proc;
 mod d;
 mod e;
 mod f;
