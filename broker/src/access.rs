@@ -403,9 +403,15 @@ impl Broker {
         let live =
             known.as_ref().ok().and_then(|known| self.grant_of(known)).filter(|live| caller.reaches(live));
         let inside = known.as_ref().ok().zip(live.as_ref());
+        if let Some((known, least)) = inside.and_then(|(known, live)| Some((known, live.filters()?))) {
+            known.has_filters(least);
+        }
         let namespaces = inside.and_then(|(known, _)| known.namespaces());
         let again = inside.and_then(|(known, live)| self.seen_again((known, namespaces), live, file));
         let (exe, unhashed) = match (exe, inside) {
+            (None, Some((known, live))) if is_pinned(live, action, file) && !known.is_filtered() => {
+                (Some(Exe::Unproven), None)
+            }
             (None, Some((known, live))) if is_pinned(live, action, file) => {
                 match self.executables.look(known) {
                     Looked::Done(exe) => (Some(exe), None),
@@ -491,6 +497,7 @@ impl Broker {
                 process: None,
                 uid: Some(caller.uid),
                 exe: None,
+                proven: false,
                 comm: b"",
                 chain: &nobody,
             },

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{read_frame, write_frame};
 use crate::error::{Class, Error, Result, describe};
+use crate::sys::proc::{Proc, mine};
 use crate::sys::socket::{receive, send_with};
 use crate::zygote::{Task, Zygote};
 

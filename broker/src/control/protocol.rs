@@ -641,6 +641,9 @@ pub struct Granted {
     /// Files whose values its redactor does not mask, or not in every form.
     #[serde(default)]
     pub unmasked: Vec<NotMasked>,
+    /// It has files for certain programs: its command is to be kept from naming its own executable.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 impl Granted {

@@ -160,6 +160,12 @@ impl Identifier {
         self.table.numbers(held).is_ok_and(|numbers| numbers.len() == 1)
     }
 
+    /// How many seccomp filters a held process has; `None` where the kernel would not say.
+    pub(crate) fn filters_of(&self, held: &Held) -> Option<u32> {
+        let directory = namespaces::directory_of(Tid::new(held.process().pid.get())?)?;
+        procfs::filters_at(&directory).filter(|_| held.is_alive())
+    }
+
     /// From whom a held process descends: up to and with the innermost root above it, else to the top. Nothing
     /// is remembered. The process itself does not count as its own ancestor.
     ///

@@ -4,12 +4,13 @@
 //! cannot be given to another process while this one lives.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use kin_policy::{Pid, Process, Tid};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::namespaces;
 use super::pidfd::absent;
@@ -163,6 +164,24 @@ fn thread_group(status: &[u8]) -> Option<Pid> {
     Pid::new(std::str::from_utf8(line).ok()?.trim().parse().ok()?)
 }
 
+/// How many seccomp filters a thread has, by its `status` in its directory (proc_pid_status(5)). The number came with
+/// Linux 5.9: before it a thread has at least one or none.
+pub(super) fn filters_at(directory: &OwnedFd) -> Option<u32> {
+    let mut status = String::new();
+    File::from(proc::below(directory, "status", OFlag::O_RDONLY).ok()?).read_to_string(&mut status).ok()?;
+    filters(&status)
+}
+
+/// No name can forge a line: its newlines are escaped.
+fn filters(status: &str) -> Option<u32> {
+    let number = |key: &str| status.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok();
+    match number("Seccomp:")? {
+        // SECCOMP_MODE_FILTER, linux/seccomp.h.
+        2_u32 => Some(number("Seccomp_filters:").unwrap_or(1)),
+        _ => Some(0),
+    }
+}
+
 /// What a read of /proc says where the process is not, or where hidepid makes it look so.
 fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::ENOENT | Errno::ESRCH)
@@ -298,6 +317,15 @@ mod tests {
         assert!(read_stat(tid, Exit::parse).is_ok());
         assert!(!is_ending(tid) && !is_being_killed(tid));
         assert!(!is_ending(0) && !is_being_killed(u32::MAX));
+    }
+
+    #[test]
+    fn filters_are_counted_where_the_kernel_counts_them() {
+        assert_eq!(filters("Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n"), Some(0));
+        assert_eq!(filters("Seccomp:\t2\nSeccomp_filters:\t3\n"), Some(3));
+        assert_eq!(filters("Seccomp:\t2\n"), Some(1));
+        // Strict mode, which has no filter (SECCOMP_MODE_STRICT); a kernel without seccomp.
+        assert_eq!((filters("Seccomp:\t1\n"), filters("Name:\tSeccomp:\\t2\n")), (Some(0), None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod allocator;
 pub mod child;
+pub mod filter;
 pub mod fuse;
 pub mod link;
 pub mod memory;

@@ -26,6 +26,7 @@ mod broker;
 mod descriptors;
 mod front;
 mod front_terminal;
+mod gains;
 mod keeper;
 mod link;
 mod output;
