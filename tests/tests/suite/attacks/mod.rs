@@ -1,6 +1,7 @@
 //! Attacks and faults, by the letters of their table.
 
 mod a;
+mod a_exe;
 mod a_namespaces;
 mod a_pins;
 mod b;
@@ -22,3 +23,5 @@ mod r_terminal;
 mod x;
 mod y;
 mod z;
+
+pub(crate) use a_pins::pin;
