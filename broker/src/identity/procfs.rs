@@ -1,4 +1,4 @@
-//! The process table through `/proc` and plain pidfds (Linux 5.3): what stock Debian 12 has.
+//! The process table through `/proc` and plain pidfds (Linux 5.6, for openat2): what stock Debian 12 has.
 //!
 //! /proc is read by number, and a pidfd opened before and polled after proves whose the number was: it
 //! cannot be given to another process while this one lives.

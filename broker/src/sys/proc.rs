@@ -89,18 +89,8 @@ impl Proc {
         if !is_procfs || !fstat(&root).is_ok_and(|stat| stat.st_ino == ROOT) {
             return Err(Unusable::Missing);
         }
+        check_numbers(&root)?;
         let own = |name: &str| below(&root, &mine(name), OFlag::O_RDONLY);
-        let status = match own("status").and_then(|file| whole(file.into())) {
-            Ok(status) => status,
-            Err(Errno::ENOSYS) => return Err(Unusable::TooOld),
-            Err(Errno::EXDEV) => return Err(Unusable::Covered),
-            Err(_) => return Err(Unusable::Foreign),
-        };
-        // The numbers from the namespace of /proc inwards (proc_pid_status(5)). One number alone, even the right
-        // one, could be this process's in a namespace around it.
-        if line_of(&status, "NSpid:") != Some(&std::process::id().to_string()) {
-            return Err(Unusable::Foreign);
-        }
         let number = || -> Result<u64, Errno> {
             let info = whole(own(&format!("fdinfo/{}", root.as_raw_fd()))?.into())?;
             line_of(&info, "mnt_id:").and_then(|number| number.parse().ok()).ok_or(Errno::EINVAL)
@@ -231,6 +221,25 @@ impl Proc {
         let own = self.mount.to_string();
         mounts.lines().find(|line| line.split(' ').next() == Some(&own)).map(str::to_owned)
     }
+}
+
+/// Whether the numbers in it are those of this process's pid namespace: `self` is this process there, and no
+/// namespace lies between. In another one `self` can be the right number by chance, or because somebody chose it.
+fn check_numbers(root: &OwnedFd) -> Result<(), Unusable> {
+    let why = |errno| match errno {
+        Errno::ENOSYS => Unusable::TooOld,
+        Errno::EXDEV => Unusable::Covered,
+        _ => Unusable::Foreign,
+    };
+    let own = std::process::id().to_string();
+    let link = below(root, "self", OFlag::O_PATH | OFlag::O_NOFOLLOW).map_err(why)?;
+    if link::read(&link, c"", &mut [0; link::ROOM]).map_err(why)? != own.as_bytes() {
+        return Err(Unusable::Foreign);
+    }
+    let status = below(root, &mine("status"), OFlag::O_RDONLY).and_then(|file| whole(file.into()));
+    // The numbers from the namespace of this /proc inwards (proc_pid_status(5)).
+    let alone = line_of(&status.map_err(why)?, "NSpid:") == Some(&own);
+    if alone { Ok(()) } else { Err(Unusable::Foreign) }
 }
 
 /// The path below `/proc` of something of this process's, without a link on the way.

@@ -129,7 +129,7 @@ pub(super) fn kernel() -> Check {
         Some(version) if version >= PIDFDS => {
             Check::ok(NAME, format!("Linux {release} identifies processes by pidfd"))
         }
-        Some(version) if version >= (5, 4) => Check::warn(
+        Some(version) if version >= (5, 6) => Check::warn(
             NAME,
             format!("Linux {release} identifies processes through /proc, which is right, but slower"),
             "Linux 6.13 or newer, where that matters",
@@ -137,7 +137,7 @@ pub(super) fn kernel() -> Check {
         _ => Check::fail(
             Class::Unreachable,
             NAME,
-            format!("Linux {release} is older than 5.4"),
+            format!("Linux {release} is older than 5.6"),
             "use a newer kernel",
         ),
     }
