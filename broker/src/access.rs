@@ -453,6 +453,9 @@ impl Broker {
         let live =
             known.as_ref().ok().and_then(|known| self.grant_of(known)).filter(|live| caller.reaches(live));
         let inside = known.as_ref().ok().zip(live.as_ref());
+        if let Some((known, least)) = inside.and_then(|(known, live)| Some((known, live.filters()?))) {
+            known.has_filters(least);
+        }
         let namespaces = inside.and_then(|(known, _)| known.namespaces());
         let again = inside.and_then(|(known, live)| {
             let again = |file| self.seen_again((known, namespaces), live, file);
@@ -460,9 +463,10 @@ impl Broker {
         });
         let (exe, unhashed) = match (exe, inside) {
             (None, Some((known, live))) if asked.any(|file| is_pinned(live, action, file)) => {
-                match self.executables.look(known) {
-                    Looked::Done(exe) => (Some(exe), None),
-                    Looked::Unhashed(unhashed) => (None, Some(unhashed)),
+                match known.is_filtered().then(|| self.executables.look(known)) {
+                    None => (Some(Exe::Unproven), None),
+                    Some(Looked::Done(exe)) => (Some(exe), None),
+                    Some(Looked::Unhashed(unhashed)) => (None, Some(unhashed)),
                 }
             }
             (exe, _) => (exe, None),
@@ -558,6 +562,7 @@ impl Broker {
                 process: None,
                 uid: Some(caller.uid),
                 exe: None,
+                proven: false,
                 comm: b"",
                 chain: &nobody,
             },

@@ -17,7 +17,7 @@ use crate::control::{Behalf, Document, Enclosed, Peer, Reply, document, with_ask
 use crate::custody::{Asker, Custody, version_event};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
-use crate::identity::{Known, tree_of};
+use crate::identity::{Known, covered_in_proc, tree_of};
 use crate::manifest::{FileRecipe, Manifest};
 use crate::sys::memory::{self, Plaintext};
 use crate::vault::{self, Facts};
@@ -368,6 +368,7 @@ impl Broker {
                 uptime_s: now.since(self.started).as_secs(),
                 identity: self.identifier.table().to_owned(),
                 memory_locked: memory::is_locked(),
+                proc_covered: covered_in_proc(),
             },
             vault: VaultStatus {
                 state: state.to_owned(),

@@ -22,7 +22,12 @@ fn only_the_command_of_a_grant_is_given_a_value_for_its_environment() {
         );
         let held = house.broker.identifier.hold(Pid::new(tree.inner).unwrap(), None).unwrap();
         let namespaces = house.broker.identifier.namespaces_of(&held);
-        live.command_started(Command { process: held.process(), started: clock::now(), namespaces });
+        live.command_started(Command {
+            process: held.process(),
+            started: clock::now(),
+            namespaces,
+            filters: None,
+        });
         assert_eq!(asked(&house, tree.inner, "DB").as_deref(), Ok(VALUE));
         for other in [tree.leaf, tree.root, std::process::id()] {
             assert_eq!(asked(&house, other, "DB"), Err("not_the_command".into()), "{other}");
@@ -42,7 +47,12 @@ fn what_is_for_some_levels_alone_is_for_no_environment() {
     let live = house.grant(&tree, None).unwrap();
     let held = house.broker.identifier.hold(Pid::new(tree.inner).unwrap(), None).unwrap();
     let namespaces = house.broker.identifier.namespaces_of(&held);
-    live.command_started(Command { process: held.process(), started: clock::now(), namespaces });
+    live.command_started(Command {
+        process: held.process(),
+        started: clock::now(),
+        namespaces,
+        filters: None,
+    });
     assert_eq!(asked(&house, tree.inner, "DB"), Err("not_for_the_environment".into()));
     assert!(house.open(tree.inner, "DB").is_ok() && asked(&house, tree.inner, "OTHER").is_ok());
 }

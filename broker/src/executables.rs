@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,13 @@ use std::time::Duration;
 
 use kin_policy::{Exe, ExeDigest};
 use lru::LruCache;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::identity::Known;
+use crate::sys::proc;
 use crate::sys::statx::{FileState, facts_of};
 use crate::{clock, mounts};
 
@@ -167,8 +170,8 @@ pub(crate) fn at(path: &Path) -> Option<(PathBuf, ExeDigest)> {
 const GONE: &[u8] = b" (deleted)";
 
 fn reopened(file: &OwnedFd) -> std::io::Result<File> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    File::options().read(true).custom_flags(flags).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    Ok(proc::own().map_err(Errno::from)?.reopened(file, flags)?.into())
 }
 
 fn hashed(mut file: &File) -> Option<ExeDigest> {
@@ -191,7 +194,7 @@ fn served_by_a_program(unhashed: &Unhashed) -> bool {
         let kind = nix::sys::statfs::fstatfs(&unhashed.file).map(|fs| fs.filesystem_type());
         return kind.is_ok_and(|kind| kind == nix::sys::statfs::FUSE_SUPER_MAGIC);
     };
-    let kind = mounts::kind_of(mount, &std::fs::read("/proc/self/mountinfo").unwrap_or_default())
+    let kind = mounts::kind_of(mount, &mounts::table())
         .or_else(|| mounts::kind_of(mount, &unhashed.reader.mounts()?));
     kind.is_none_or(|kind| kind == "fuse" || kind == "fuseblk" || kind.starts_with("fuse."))
 }

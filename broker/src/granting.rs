@@ -208,6 +208,7 @@ impl Broker {
             scrub: Vec::new(),
             warn_of_values: warn,
             unmasked: Vec::new(),
+            pinned: live.grant.is_pinned(),
             private: None,
         }
     }

@@ -53,6 +53,8 @@ pub struct Command {
     pub started: Timestamp,
     /// The namespaces it starts in; `None` where they could not be told.
     pub namespaces: Option<Namespaces>,
+    /// How many seccomp filters it has, where its keeper laid one on it.
+    pub filters: Option<u32>,
 }
 
 /// A grant that stands in the book: from its making until its keeper is gone. One that has ended stays
@@ -212,6 +214,13 @@ impl LiveGrant {
     /// is one, the keeper's.
     pub fn namespaces(&self) -> Option<Namespaces> {
         self.command.read().map_or(self.keepers_namespaces, |command| command.namespaces)
+    }
+
+    /// How many seccomp filters each process of its tree has at least, where a keeper laid one on the command of
+    /// this grant, or of one around it: then none can name its own executable.
+    pub(crate) fn filters(&self) -> Option<u32> {
+        let outwards = std::iter::successors(Some(self), |live| live.outer.as_deref());
+        outwards.filter_map(|live| live.command.read().and_then(|command| command.filters)).next()
     }
 
     /// The grants around it, innermost first.

@@ -43,7 +43,9 @@ impl Broker {
             let (grant, project) = (live.grant.id, &live.grant.project);
             self.record(&Event::GrantRestart { grant, project, command: command.process() })?;
         }
-        live.command_started(Command { process: command.process(), started: clock::now(), namespaces });
+        let filters = self.filters_on(live, &command);
+        let (process, started) = (command.process(), clock::now());
+        live.command_started(Command { process, started, namespaces, filters });
         Ok(())
     }
 
@@ -67,6 +69,17 @@ impl Broker {
         self.withdraw(live, ending);
         self.placeholders.release(live.grant.id);
         Ok(())
+    }
+
+    /// How many filters the command of a grant with pins has, where they are more than its keeper's own. What they
+    /// say the kernel tells nobody without CAP_SYS_ADMIN (PTRACE_SECCOMP_GET_FILTER, ptrace(2)): a keeper of
+    /// somebody's own can lay another. A grant without pins asks nothing.
+    fn filters_on(&self, live: &LiveGrant, command: &Held) -> Option<u32> {
+        if !live.grant.is_pinned() {
+            return None;
+        }
+        let keepers = self.identifier.filters_of(live.keeper())?;
+        self.identifier.filters_of(command).filter(|own| *own > keepers)
     }
 
     /// The process of this number, where it is the keeper's own child: a keeper names nobody else's.

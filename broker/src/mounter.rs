@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{read_frame, write_frame};
 use crate::error::{Class, Error, Result, describe};
+use crate::sys::proc::{Proc, mine};
 use crate::sys::socket::{receive, send_with};
 use crate::zygote::{Task, Zygote};
 
@@ -103,7 +104,9 @@ fn mount_in(wanted: &Wanted, command: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let devices =
         open("/dev", flags, Mode::empty()).map_err(refused("/dev cannot be opened", "see `kin doctor`"))?;
-    let itself = open("/proc/self", flags, Mode::empty())
+    let itself = Proc::open()
+        .map_err(Errno::from)
+        .and_then(|proc| proc.directory(&mine("")))
         .map_err(refused("/proc cannot be read", "see `kin doctor`"))?;
     let own = match wanted.in_user_namespace {
         true => CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS,

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use crate::sys::proc;
+
 /// How many FUSE mounts stand at `path`, one over the other. Asks nothing of the mounts themselves, so a
 /// dead one cannot hold it up.
 pub fn fuse_mounts_at(path: &Path) -> usize {
@@ -28,8 +30,7 @@ pub fn is_mounted(path: &Path) -> bool {
 /// How much of others' processes `/proc` hides from users (its option `hidepid`, proc(5)); `None` where it
 /// hides nothing.
 pub fn hidepid() -> Option<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let proc = table.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc"))?;
+    let proc = proc::own().ok()?.line()?;
     let options = proc.rsplit(' ').next()?;
     let level = options.split(',').find_map(|option| option.strip_prefix("hidepid="))?;
     (!matches!(level, "0" | "off")).then(|| level.to_owned())
@@ -47,6 +48,12 @@ pub fn kind_of(mount: u64, table: &[u8]) -> Option<String> {
     String::from_utf8(kind).ok()
 }
 
+/// The table of mounts as this process sees them; empty where it cannot be had.
+pub(crate) fn table() -> Vec<u8> {
+    let read = || proc::own().ok()?.read(&proc::mine("mountinfo")).ok();
+    read().unwrap_or_default().into_bytes()
+}
+
 /// `path` with its parent resolved: resolving the path itself would ask the mount.
 fn canonical_parent(path: &Path) -> PathBuf {
     match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
@@ -56,7 +63,7 @@ fn canonical_parent(path: &Path) -> PathBuf {
 }
 
 fn fuse_mounts() -> Vec<PathBuf> {
-    in_table(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
+    in_table(&table())
 }
 
 /// The mount points of FUSE file systems (proc_pid_mountinfo(5): the fifth field; the type follows ` - `).

@@ -8,7 +8,6 @@
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -23,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::protocol::path_bytes;
 use crate::error::{Error, Result};
+use crate::sys::proc;
 use crate::targets::{Target, Way};
 
 /// An empty file or directory of ours in somebody else's place.
@@ -198,8 +198,9 @@ impl Placeholders {
         let placeholder = Placeholder { path: way.base.join(at), inode: inode(way, &made)?, directory };
         self.note(&placeholder).inspect_err(|_| placeholder.remove())?;
         if !named {
-            let own = format!("/proc/self/fd/{}", made.as_raw_fd());
-            linkat(AT_FDCWD, own.as_str(), parent, name, AtFlags::AT_SYMLINK_FOLLOW).map_err(failed)?;
+            let (own, number) =
+                proc::own().map_err(Errno::from).and_then(|proc| proc.descriptor(&made)).map_err(failed)?;
+            linkat(&own, number.as_str(), parent, name, AtFlags::AT_SYMLINK_FOLLOW).map_err(failed)?;
         }
         Ok((made, placeholder))
     }

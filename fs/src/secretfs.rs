@@ -421,6 +421,7 @@ fn errno(refusal: Refusal) -> Errno {
             | Denial::NamespaceMismatch
             | Denial::ExeMismatch
             | Denial::ExeUnpinnable
+            | Denial::ExeUnproven
             | Denial::TooFar
             | Denial::WindowClosed
             | Denial::MaxOpens => Errno::EACCES,

@@ -194,6 +194,8 @@ pub enum Denial {
     ExeMismatch,
     /// It is for certain programs, and what the reader runs is no file that a digest holds for.
     ExeUnpinnable,
+    /// It is for certain programs, and nothing keeps the reader from saying that it runs one of them.
+    ExeUnproven,
     /// The innermost grant has no such binding.
     NoBinding,
     /// The binding does not reach so far below the command.
@@ -227,6 +229,7 @@ impl Denial {
             Self::NamespaceMismatch => "ns_mismatch",
             Self::ExeMismatch => "exe_hash_mismatch",
             Self::ExeUnpinnable => "exe_unpinnable",
+            Self::ExeUnproven => "exe_unproven",
             Self::NoBinding => "no_binding",
             Self::TooFar => "too_far",
             Self::WindowClosed => "window_closed",
@@ -396,6 +399,7 @@ fn runs_pinned(binding: &Binding, request: &Request<'_>) -> Result<(), Denial> {
         Some(Exe::File(digest)) if binding.exe.iter().any(|pin| pin.sha256 == digest) => Ok(()),
         Some(Exe::File(_)) => Err(Denial::ExeMismatch),
         Some(Exe::Unpinnable) => Err(Denial::ExeUnpinnable),
+        Some(Exe::Unproven) => Err(Denial::ExeUnproven),
         Some(Exe::Unreadable) | None => Err(Denial::Unidentified(Unidentified::Unverifiable)),
     }
 }

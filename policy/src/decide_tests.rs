@@ -365,6 +365,8 @@ deny_from!(a11_another_program_is_refused: pinned(), Some(HOME), Some(Exe::File(
     [Action::Open, read(100)], Some("DB") => Denial::ExeMismatch);
 deny_from!(a11_what_no_digest_holds_for_is_refused: pinned(), Some(HOME), Some(Exe::Unpinnable),
     [Action::Open, read(100)], Some("DB") => Denial::ExeUnpinnable);
+deny_from!(a21_what_the_reader_may_have_said_itself_is_refused: pinned(), Some(HOME), Some(Exe::Unproven),
+    [Action::Open, read(100)], Some("DB") => Denial::ExeUnproven);
 deny_from!(a17_a_program_that_cannot_be_read_is_unverifiable: pinned(), Some(HOME), Some(Exe::Unreadable),
     [Action::Open, read(100)], Some("DB") => Denial::Unidentified(Unidentified::Unverifiable));
 deny_from!(a_pinned_binding_without_evidence_is_unverifiable: pinned(), Some(HOME), None,

@@ -199,6 +199,11 @@ impl Grant {
         self.bindings.iter().chain(self.files.values().flat_map(|rendered| rendered.bindings.iter()))
     }
 
+    /// Whether one of its bindings is for certain programs alone.
+    pub fn is_pinned(&self) -> bool {
+        self.every_binding().any(|(_, binding)| !binding.exe.is_empty())
+    }
+
     /// The binding of this name: the file itself, or a part of the file `through`.
     pub(crate) fn binding(&self, file: &FileName, through: Option<&FileName>) -> Option<&Binding> {
         match through {

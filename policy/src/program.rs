@@ -76,6 +76,8 @@ pub enum Exe {
     /// Nothing that a digest holds for: a file that was deleted or never had a name, one whose file system
     /// another program answers for, one that could not be hashed in time.
     Unpinnable,
+    /// What the reader says of itself: nothing keeps its tree from naming another file than the one it runs.
+    Unproven,
 }
 
 #[cfg(test)]

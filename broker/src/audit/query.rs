@@ -71,6 +71,7 @@ struct Fields<'a> {
     grant: Option<Text<'a>>,
     #[serde(borrow)]
     exe: Option<Exe<'a>>,
+    exe_proven: Option<bool>,
     comm: Option<Text<'a>>,
     program: Option<Text<'a>>,
     reason: Option<Text<'a>>,
@@ -210,6 +211,12 @@ impl<'a> Record<'a> {
     /// The reader's program file.
     pub fn exe(&self) -> Option<Cow<'a, str>> {
         shown(self.fields.exe())
+    }
+
+    /// Whether the program file is the one that the kernel loaded. Else it is what the process says of itself, and
+    /// so is that of every record of before there was this mark.
+    pub fn is_exe_proven(&self) -> bool {
+        self.fields.exe_proven == Some(true)
     }
 
     /// The reader's name.

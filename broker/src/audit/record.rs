@@ -334,6 +334,8 @@ pub struct ReaderFacts<'a> {
     pub uid: Option<u32>,
     /// The program file (`/proc/TID/exe`), where it can be read.
     pub exe: Option<&'a [u8]>,
+    /// Whether that is what the kernel loaded; else it is what the process says.
+    pub proven: bool,
     /// Its name (`/proc/TID/comm`) without the newline.
     pub comm: &'a [u8],
     /// Its ancestors.
@@ -633,6 +635,9 @@ impl ReaderFacts<'_> {
         out.maybe_number("start", self.process.map(|process| process.start));
         out.maybe_number("uid", self.uid.map(u64::from));
         out.maybe_text("exe", self.exe, exe);
+        if self.exe.is_some() {
+            out.flag("exe_proven", self.proven);
+        }
         out.text("comm", self.comm, COMM);
         out.0.extend_from_slice(self.chain.0.as_bytes());
     }

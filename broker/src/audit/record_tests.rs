@@ -86,6 +86,7 @@ fn what_is_not_known_is_null() {
         process: None,
         uid: None,
         exe: None,
+        proven: false,
         comm: b"",
         chain: &Ancestry::default(),
     };
@@ -177,6 +178,7 @@ proptest! {
             process: Some(process(u32::MAX, u64::MAX)),
             uid: Some(u32::MAX),
             exe: Some(&hostile),
+            proven: false,
             comm: &hostile,
             chain: &scene.chain,
         };

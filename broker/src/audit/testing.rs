@@ -51,6 +51,7 @@ impl Scene {
             process: Some(process(pid, 77)),
             uid: Some(1000),
             exe: Some(b"/usr/bin/cat"),
+            proven: false,
             comm: b"cat",
             chain: &self.chain,
         }

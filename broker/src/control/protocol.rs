@@ -641,6 +641,9 @@ pub struct Granted {
     /// Files whose values its redactor does not mask, or not in every form.
     #[serde(default)]
     pub unmasked: Vec<NotMasked>,
+    /// It has files for certain programs: its command is to be kept from naming its own executable.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 impl Granted {
@@ -711,6 +714,10 @@ pub struct BrokerStatus {
     pub identity: String,
     /// Whether the pages for values are locked in memory.
     pub memory_locked: bool,
+    /// The directory of a process in `/proc` that something is mounted over, as the broker has it: no program is
+    /// proven meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proc_covered: Option<String>,
 }
 
 /// The vault, as `kin status` shows it.

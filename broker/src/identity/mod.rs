@@ -44,8 +44,8 @@ use walk::{Adoption, Ascent, Walk};
 use crate::Result;
 
 pub use known::{Known, Program};
+pub use procfs::{check_proc, covered_in_proc, in_initial_pid_namespace, is_own as proc_is_own};
 pub(crate) use procfs::{comm, has_open_to_write, is_being_killed, is_ending};
-pub use procfs::{in_initial_pid_namespace, is_own as proc_is_own};
 pub use table::{Absent, Choice, Held, Identity, ProcessTable};
 pub use tree::{Branch, tree_of};
 
@@ -158,6 +158,12 @@ impl Identifier {
     /// Whether a held process lives in the broker's own pid namespace, and in none below.
     pub fn shares_pid_namespace(&self, held: &Held) -> bool {
         self.table.numbers(held).is_ok_and(|numbers| numbers.len() == 1)
+    }
+
+    /// How many seccomp filters a held process has; `None` where the kernel would not say.
+    pub(crate) fn filters_of(&self, held: &Held) -> Option<u32> {
+        let directory = namespaces::directory_of(Tid::new(held.process().pid.get())?)?;
+        procfs::filters_at(&directory).filter(|_| held.is_alive())
     }
 
     /// From whom a held process descends: up to and with the innermost root above it, else to the top. Nothing

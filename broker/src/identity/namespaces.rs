@@ -11,12 +11,10 @@ use std::sync::OnceLock;
 
 use kin_policy::{Namespaces, Tid};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 
-use super::procfs;
 use super::table::{Absent, Held};
-use crate::sys::link;
+use crate::sys::{link, proc};
 
 /// Room for `user:[4026531837]`, whatever the kind and the number (namespaces(7)).
 const ROOM: usize = 64;
@@ -32,17 +30,16 @@ struct Own {
 fn own() -> Option<&'static Own> {
     static OWN: OnceLock<Option<Own>> = OnceLock::new();
     let read = || {
-        if !procfs::is_own() {
-            return None;
-        }
-        let number = |kind: &str| match std::fs::read_link(format!("/proc/self/ns/{kind}")) {
+        let proc = proc::own().ok()?;
+        let number = |kind: &str| match proc.read_link(&proc::mine(format!("ns/{kind}"))) {
             Ok(link) => number_in(link.as_os_str().as_bytes()),
             // A kernel without this kind has one for all.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(0),
+            Err(Errno::ENOENT) => Some(0),
             Err(_) => None,
         };
         let namespaces = Namespaces { user: number("user")?, pid: number("pid")? };
-        let uid_map = std::fs::read("/proc/self/uid_map").ok().filter(|map| ids_in(map) > 1);
+        let uid_map = proc.read(&proc::mine("uid_map")).ok().map(String::into_bytes);
+        let uid_map = uid_map.filter(|map| ids_in(map) > 1);
         Some(Own { namespaces, uid_map })
     };
     OWN.get_or_init(read).as_ref()
@@ -53,53 +50,51 @@ fn own() -> Option<&'static Own> {
 pub(super) struct Links {
     /// The link `ns/user` itself, which is read afresh each time; `None` in a kernel without user namespaces.
     user: Option<OwnedFd>,
-    pid: OnceLock<u64>,
+    /// A process's pid namespace never changes.
+    pid: Option<u64>,
+    /// The directory, of one whose links may not be read.
+    hidden: Option<OwnedFd>,
 }
 
 impl Links {
-    /// Of the thread's directory in `/proc`, whose thread it is the caller has to prove afterwards.
-    pub(super) fn of(directory: &OwnedFd) -> Option<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let user = match openat(directory, "ns/user", flags, Mode::empty()) {
+    /// Of the thread's directory in `/proc`, proven to be one of the process `held`.
+    pub(super) fn of(directory: OwnedFd, held: &Held) -> Option<Self> {
+        let link = |name| proc::below(&directory, name, OFlag::O_PATH | OFlag::O_NOFOLLOW);
+        let user = match link("ns/user") {
             Ok(link) => Some(link),
             Err(Errno::ENOENT) => None,
             Err(_) => return None,
         };
-        Some(Self { user, pid: OnceLock::new() })
+        let said = |link: &OwnedFd| number_in(link::read(link, c"", &mut [0; ROOM]).ok()?);
+        let pid = match link("ns/pid") {
+            Err(Errno::ENOENT) => own().map(|own| own.namespaces.pid).filter(|pid| *pid == 0),
+            Err(_) => None,
+            Ok(link) => said(&link).or_else(|| {
+                let here = numbers_of(held).is_ok_and(|numbers| numbers.len() == 1);
+                own().filter(|_| here).map(|own| own.namespaces.pid)
+            }),
+        };
+        let hides = user.as_ref().is_some_and(|link| said(link).is_none());
+        Some(Self { user, pid, hidden: hides.then_some(directory) })
     }
 
-    /// The namespaces now. A process's pid namespace never changes and is asked for once; its user namespace
-    /// changes with unshare(2) and setns(2). About 2.5 µs.
-    pub(super) fn look(&self, directory: &OwnedFd, held: &Held) -> Option<Namespaces> {
-        Some(Namespaces { user: self.user(directory)?, pid: self.pid(directory, held)? })
+    /// The namespaces now: a process's user namespace changes with unshare(2) and setns(2). About 2.5 µs.
+    pub(super) fn look(&self) -> Option<Namespaces> {
+        Some(Namespaces { user: self.user()?, pid: self.pid? })
     }
 
-    fn user(&self, directory: &OwnedFd) -> Option<u64> {
+    fn user(&self) -> Option<u64> {
         let own = own()?;
         let Some(link) = &self.user else { return (own.namespaces.user == 0).then_some(0) };
         match link::read(link, c"", &mut [0; ROOM]) {
             Ok(name) => number_in(name),
             // Not dumpable, or gone, and then it has no map either.
             Err(Errno::EACCES) => {
-                let map = read_at(directory, "uid_map")?;
+                let map = read_at(self.hidden.as_ref()?, "uid_map")?;
                 (own.uid_map.as_ref() == Some(&map)).then_some(own.namespaces.user)
             }
             Err(_) => None,
         }
-    }
-
-    fn pid(&self, directory: &OwnedFd, held: &Held) -> Option<u64> {
-        if let Some(known) = self.pid.get() {
-            return Some(*known);
-        }
-        let own = own()?;
-        let found = match link::read(directory, c"ns/pid", &mut [0; ROOM]) {
-            Ok(name) => number_in(name)?,
-            Err(Errno::ENOENT) if own.namespaces.pid == 0 => 0,
-            Err(_) if numbers_of(held).is_ok_and(|numbers| numbers.len() == 1) => own.namespaces.pid,
-            Err(_) => return None,
-        };
-        Some(*self.pid.get_or_init(|| found))
     }
 }
 
@@ -107,17 +102,13 @@ impl Links {
 pub(super) fn of(held: &Held) -> Option<Namespaces> {
     let tid = Tid::new(held.process().pid.get())?;
     let directory = directory_of(tid)?;
-    let found = Links::of(&directory)?.look(&directory, held)?;
+    let found = Links::of(directory, held)?.look()?;
     held.is_alive().then_some(found)
 }
 
 /// The directory in `/proc` of whatever thread has this number.
 pub(super) fn directory_of(tid: Tid) -> Option<OwnedFd> {
-    if !procfs::is_own() {
-        return None;
-    }
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    open(format!("/proc/{tid}").as_str(), flags, Mode::empty()).ok()
+    proc::own().ok()?.directory(&tid.to_string()).ok()
 }
 
 /// Whether this is the broker's own user namespace.
@@ -128,11 +119,12 @@ pub(super) fn is_own_user_namespace(namespaces: Namespaces) -> bool {
 /// The process's numbers in the pid namespaces that it is in, from the broker's own downwards: the `NSpid` line
 /// of its descriptor's fdinfo (pidfd_open(2)), which hidepid hides from nobody. They never change.
 pub(super) fn numbers_of(held: &Held) -> Result<Vec<u32>, Absent> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", held.as_fd().as_raw_fd()));
+    let own = format!("fdinfo/{}", held.as_fd().as_raw_fd());
+    let info = proc::own().ok().and_then(|proc| proc.read(&proc::mine(own)).ok());
     if !held.is_alive() {
         return Err(Absent::Missing);
     }
-    let numbers = info.ok().and_then(|info| numbers_in(&info)).ok_or(Absent::Hidden)?;
+    let numbers = info.and_then(|info| numbers_in(&info)).ok_or(Absent::Hidden)?;
     if numbers.first() == Some(&held.process().pid.get()) { Ok(numbers) } else { Err(Absent::Hidden) }
 }
 
@@ -148,7 +140,7 @@ pub(super) fn is_own_pid_namespace(namespaces: Option<Namespaces>) -> bool {
 
 /// All of a file below a directory.
 pub(super) fn read_at(directory: &OwnedFd, name: &str) -> Option<Vec<u8>> {
-    let file = openat(directory, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let file = proc::below(directory, name, OFlag::O_RDONLY).ok()?;
     let mut bytes = Vec::new();
     std::fs::File::from(file).read_to_end(&mut bytes).ok()?;
     Some(bytes)

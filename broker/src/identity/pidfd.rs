@@ -64,7 +64,7 @@ fn pin(pid: Pid, fd: OwnedFd) -> Result<Held, Absent> {
     }
     let start = match stat {
         Ok(stat) => stat.start,
-        Err(error) if procfs::is_refusal(&error) => NO_START | inode,
+        Err(error) if procfs::is_refusal(error) => NO_START | inode,
         Err(_) => return Err(Absent::Hidden),
     };
     Ok(Held::new(Identity { process: Process { pid, start }, inode: Some(inode) }, fd))

@@ -1,4 +1,4 @@
-//! The process table through `/proc` and plain pidfds (Linux 5.3): what stock Debian 12 has.
+//! The process table through `/proc` and plain pidfds (Linux 5.6, for openat2): what stock Debian 12 has.
 //!
 //! /proc is read by number, and a pidfd opened before and polled after proves whose the number was: it
 //! cannot be given to another process while this one lives.
@@ -7,14 +7,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
 
 use kin_policy::{Pid, Process, Tid};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::namespaces;
 use super::pidfd::absent;
 use super::table::{Absent, Held, Identity, ProcessTable};
 use crate::sys::pidfd;
+use crate::sys::proc::{self, Proc, Unusable};
 
 /// See the module.
 pub(super) struct ProcfsTable;
@@ -33,10 +35,10 @@ impl ProcessTable for ProcfsTable {
     }
 
     fn leader_of(&self, tid: Tid) -> Result<Pid, Absent> {
-        let status = std::fs::read(format!("/proc/{tid}/status"));
+        let status = proc::own().map_err(Errno::from).and_then(|proc| proc.read(&format!("{tid}/status")));
         match status {
-            Ok(status) => thread_group(&status).ok_or(Absent::Hidden),
-            Err(error) if is_gone(&error) && !exists(tid) => Err(Absent::Missing),
+            Ok(status) => thread_group(status.as_bytes()).ok_or(Absent::Hidden),
+            Err(error) if is_gone(error) && !exists(tid) => Err(Absent::Missing),
             Err(_) => Err(Absent::Hidden),
         }
     }
@@ -71,16 +73,52 @@ fn stat_of(pid: Pid, fd: &impl AsFd) -> Result<Stat, Absent> {
 /// Whether `/proc` is that of this process's pid namespace. In another one its numbers are those of other
 /// processes (pid_namespaces(7)), and nothing is read there.
 pub fn is_own() -> bool {
-    static OWN: OnceLock<bool> = OnceLock::new();
-    let own =
-        || std::fs::read_link("/proc/self").is_ok_and(|number| number == std::process::id().to_string());
-    *OWN.get_or_init(own)
+    proc::own().is_ok()
+}
+
+/// Refuses to go on where nobody could be identified: without a `/proc`, or where something is mounted over the
+/// directory of a process in it. That of another pid namespace passes: by it everybody is refused.
+///
+/// It is opened for this alone: whoever forks afterwards holds nothing of it.
+///
+/// # Errors
+/// `proc_unavailable`, `proc_covered`, `kernel_too_old`.
+pub fn check_proc() -> crate::Result<()> {
+    let refuse = |code, message: String, hint: String| {
+        Err(crate::Error::new(crate::Class::Unreachable, code, message).hint(hint))
+    };
+    let covered = |over: &str| {
+        let message = format!("something is mounted over {over}, so a process could pass for another");
+        refuse("proc_covered", message, format!("umount {over}"))
+    };
+    match Proc::open() {
+        Ok(proc) => proc.covered().map_or(Ok(()), |over| covered(&over)),
+        Err(Unusable::Foreign) => Ok(()),
+        Err(Unusable::Covered) => covered(&format!("/proc/{}", std::process::id())),
+        Err(Unusable::Missing) => refuse(
+            "proc_unavailable",
+            "no /proc is mounted here, so nobody can be identified".to_owned(),
+            "mount -t proc proc /proc".to_owned(),
+        ),
+        Err(Unusable::TooOld) => refuse(
+            "kernel_too_old",
+            "this kernel has no openat2".to_owned(),
+            "Linux 5.6 or newer has it".to_owned(),
+        ),
+    }
+}
+
+/// What is mounted over the directory of a process in `/proc` now, as this process has it: then no executable is
+/// taken for proven, and a process whose directory it is cannot be identified.
+pub fn covered_in_proc() -> Option<String> {
+    proc::own().ok()?.covered()
 }
 
 /// Whether this process is in the pid namespace of the machine's init, which has a fixed number
 /// (PROC_PID_INIT_INO, linux/proc_ns.h); yes where that cannot be told.
 pub fn in_initial_pid_namespace() -> bool {
-    std::fs::read_link("/proc/self/ns/pid").map_or(true, |link| link.as_os_str() == "pid:[4026531836]")
+    let link = proc::own().map_err(Errno::from).and_then(|proc| proc.read_link(&proc::mine("ns/pid")));
+    link.map_or(true, |link| link == "pid:[4026531836]")
 }
 
 /// What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
@@ -94,7 +132,7 @@ pub(super) struct Stat {
 
 impl Stat {
     /// By number, so only a pidfd can say whose it was.
-    pub(super) fn read(pid: Pid) -> io::Result<Self> {
+    pub(super) fn read(pid: Pid) -> Result<Self, Errno> {
         read_stat(pid.get(), Self::parse)
     }
 
@@ -104,13 +142,11 @@ impl Stat {
 }
 
 /// What `parse` makes of the line that `/proc/N/stat` has of a thread or a process.
-fn read_stat<T>(number: u32, parse: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
-    if !is_own() {
-        return Err(io::Error::from_raw_os_error(libc::EACCES));
-    }
+fn read_stat<T>(number: u32, parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, Errno> {
     let mut line = [0; 2048];
-    let len = File::open(format!("/proc/{number}/stat"))?.read(&mut line)?;
-    parse(&line[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let file = proc::own()?.file(&format!("{number}/stat"))?;
+    let len = nix::unistd::read(&file, &mut line)?;
+    parse(&line[..len]).ok_or(Errno::EINVAL)
 }
 
 /// A field of a stat line behind the name, from 3, as proc_pid_stat(5) counts them. Field 2 is a name in brackets that
@@ -128,9 +164,27 @@ fn thread_group(status: &[u8]) -> Option<Pid> {
     Pid::new(std::str::from_utf8(line).ok()?.trim().parse().ok()?)
 }
 
+/// How many seccomp filters a thread has, by its `status` in its directory (proc_pid_status(5)). The number came with
+/// Linux 5.9: before it a thread has at least one or none.
+pub(super) fn filters_at(directory: &OwnedFd) -> Option<u32> {
+    let mut status = String::new();
+    File::from(proc::below(directory, "status", OFlag::O_RDONLY).ok()?).read_to_string(&mut status).ok()?;
+    filters(&status)
+}
+
+/// No name can forge a line: its newlines are escaped.
+fn filters(status: &str) -> Option<u32> {
+    let number = |key: &str| status.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok();
+    match number("Seccomp:")? {
+        // SECCOMP_MODE_FILTER, linux/seccomp.h.
+        2_u32 => Some(number("Seccomp_filters:").unwrap_or(1)),
+        _ => Some(0),
+    }
+}
+
 /// What a read of /proc says where the process is not, or where hidepid makes it look so.
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+fn is_gone(error: Errno) -> bool {
+    matches!(error, Errno::ENOENT | Errno::ESRCH)
 }
 
 /// Room for a comm: 15 bytes and the newline; kernel workers have longer ones (proc_pid_comm(5)).
@@ -141,7 +195,7 @@ const COMM: usize = 128;
 /// # Errors
 /// Those of open(2); ESRCH where it is gone.
 pub(crate) fn comm(pid: Pid) -> io::Result<Vec<u8>> {
-    read_comm(&File::open(format!("/proc/{pid}/comm"))?)
+    read_comm(&proc::own().map_err(Errno::from)?.file(&format!("{pid}/comm"))?)
 }
 
 /// Whether the thread is ending because a signal killed its process: its flags say the one, and the status that the
@@ -175,9 +229,10 @@ impl Exit {
 /// Whether the process has a descriptor of the file with this inode number that it could write by
 /// (proc_pid_fdinfo(5); the number since Linux 5.14). Where the kernel does not tell, it has not.
 pub(crate) fn has_open_to_write(pid: Pid, inode: u64) -> bool {
-    let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
-    open.flatten().any(|entry| {
-        let info = std::fs::read_to_string(entry.path()).unwrap_or_default();
+    let Ok(proc) = proc::own() else { return false };
+    let all = format!("{pid}/fdinfo");
+    proc.names(&all).unwrap_or_default().iter().filter_map(|name| name.to_str()).any(|name| {
+        let info = proc.read(&format!("{all}/{name}")).unwrap_or_default();
         let said = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
         let flags = said("flags:").and_then(|flags| i32::from_str_radix(flags, 8).ok());
         said("ino:").is_some_and(|number| number.parse() == Ok(inode))
@@ -194,8 +249,8 @@ pub(super) fn read_comm(file: &File) -> io::Result<Vec<u8>> {
 }
 
 /// Whether /proc would not tell, rather than could not for want of something of ours.
-pub(super) fn is_refusal(error: &io::Error) -> bool {
-    is_gone(error) || matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+pub(super) fn is_refusal(error: Errno) -> bool {
+    is_gone(error) || matches!(error, Errno::EACCES | Errno::EPERM)
 }
 
 fn exists(tid: Tid) -> bool {
@@ -262,6 +317,15 @@ mod tests {
         assert!(read_stat(tid, Exit::parse).is_ok());
         assert!(!is_ending(tid) && !is_being_killed(tid));
         assert!(!is_ending(0) && !is_being_killed(u32::MAX));
+    }
+
+    #[test]
+    fn filters_are_counted_where_the_kernel_counts_them() {
+        assert_eq!(filters("Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n"), Some(0));
+        assert_eq!(filters("Seccomp:\t2\nSeccomp_filters:\t3\n"), Some(3));
+        assert_eq!(filters("Seccomp:\t2\n"), Some(1));
+        // Strict mode, which has no filter (SECCOMP_MODE_STRICT); a kernel without seccomp.
+        assert_eq!((filters("Seccomp:\t1\n"), filters("Name:\tSeccomp:\\t2\n")), (Some(0), None));
     }
 
     #[test]

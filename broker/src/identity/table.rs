@@ -136,7 +136,7 @@ pub enum Choice {
     Auto,
     /// Thread pidfds, `PIDFD_GET_INFO` and pidfs inodes: Linux 6.13.
     Pidfd,
-    /// `/proc` and plain pidfds: Linux 5.3.
+    /// `/proc` and plain pidfds: Linux 5.6.
     Procfs,
 }
 
@@ -156,7 +156,7 @@ impl Choice {
                 Ok(Box::new(ProcfsTable))
             }
             Self::Pidfd => {
-                Err(too_old("PIDFD_GET_INFO", "Linux 6.13 or newer has it; procfs works from 5.3"))
+                Err(too_old("PIDFD_GET_INFO", "Linux 6.13 or newer has it; procfs works from 5.6"))
             }
             Self::Auto | Self::Procfs => Err(too_old("pidfd_open", "Linux 5.3 or newer has it")),
         }

@@ -3,6 +3,7 @@
 use kin_policy::{Pid, Process};
 
 use super::procfs::{self, Stat};
+use crate::sys::proc;
 
 /// How many processes a tree is shown with.
 const SHOWN: usize = 256;
@@ -42,9 +43,10 @@ pub fn tree_of(root: Process) -> Vec<Branch> {
 
 /// Every thread has its own children.
 fn children_of(pid: Pid) -> Vec<Pid> {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let Ok(proc) = proc::own() else { return Vec::new() };
+    let threads = proc.names(&format!("{pid}/task")).unwrap_or_default().into_iter();
     let lists =
-        threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        threads.filter_map(|thread| proc.read(&format!("{pid}/task/{}/children", thread.to_str()?)).ok());
     let parse = |list: String| -> Vec<Pid> {
         list.split_ascii_whitespace().filter_map(|number| Pid::new(number.parse().ok()?)).collect()
     };

@@ -3,14 +3,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chacha20poly1305::aead::OsRng;
 use chacha20poly1305::aead::rand_core::RngCore;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
@@ -19,6 +19,7 @@ use crate::control::transfer::UnlinkState;
 use crate::error::{Class, Error, Result};
 use crate::placeholders::{Inode, Placeholder};
 use crate::sys::memory::Plaintext;
+use crate::sys::proc;
 use crate::sys::statx::{FileState, facts_of};
 use crate::targets::{Target, Way};
 use crate::vault::MAX_VALUE;
@@ -130,9 +131,9 @@ impl Place {
         };
         let failed = |errno| self.failed("read", errno);
         // Through /proc it is opened that was seen, whatever has its name now (proc_pid_fd(5)).
-        let own = format!("/proc/self/fd/{}", seen.as_raw_fd());
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-        let file = File::from(openat(AT_FDCWD, own.as_str(), flags, Mode::empty()).map_err(failed)?);
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let opened = proc::own().map_err(Errno::from).and_then(|proc| proc.reopened(&seen, flags));
+        let file = File::from(opened.map_err(failed)?);
         let before = facts_of(file.as_fd()).map_err(failed)?;
         if before.links != 1 {
             return refuse("has other names, which would keep what it holds");
@@ -219,9 +220,10 @@ impl Place {
             .map_err(|error| Error::storage(&format!("write {}", self.whole.display()), &error))?;
         fchmod(&file, Mode::from_bits_truncate(mode)).map_err(failed)?;
         if !named {
-            let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let own = proc::own().map_err(Errno::from).and_then(|proc| proc.descriptor(&file));
+            let (own, number) = own.map_err(failed)?;
             let name = self.name.as_os_str();
-            linkat(AT_FDCWD, own.as_str(), &self.parent, name, AtFlags::AT_SYMLINK_FOLLOW).map_err(failed)?;
+            linkat(&own, number.as_str(), &self.parent, name, AtFlags::AT_SYMLINK_FOLLOW).map_err(failed)?;
         }
         self.sync()
     }

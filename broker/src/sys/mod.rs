@@ -4,11 +4,13 @@
 
 pub mod allocator;
 pub mod child;
+pub mod filter;
 pub mod fuse;
 pub mod link;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;
+pub mod proc;
 pub mod process;
 pub mod socket;
 pub mod standard;

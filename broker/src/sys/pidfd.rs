@@ -12,6 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::{FsType, fstatfs};
 
+use super::proc;
+
 /// `PIDFD_THREAD` of linux/pidfd.h (Linux 6.9): the descriptor is one thread's, leader or not.
 const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
 /// `PIDFD_INFO_PID` of linux/pidfd.h: set in the answer's mask where pid, tgid and ppid are valid.
@@ -131,7 +133,7 @@ pub fn number(pidfd: BorrowedFd<'_>) -> Option<Pid> {
     if capabilities().info {
         return info(pidfd).ok().flatten().and_then(|info| Pid::new(info.tgid));
     }
-    let lines = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let lines = proc::own().ok()?.read(&proc::mine(format!("fdinfo/{}", pidfd.as_raw_fd()))).ok()?;
     let pid = lines.lines().find_map(|line| line.strip_prefix("Pid:"))?;
     Pid::new(pid.trim().parse().ok()?)
 }

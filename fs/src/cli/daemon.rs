@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use clap::Args;
-use kin_broker::identity::{in_initial_pid_namespace, proc_is_own};
+use kin_broker::identity::{check_proc, in_initial_pid_namespace, proc_is_own};
 use kin_broker::keys::given::{CREDENTIAL, Given};
 use kin_broker::paths::Directories;
 use kin_broker::{Error, Result, programs};
@@ -41,6 +41,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
+    check_proc()?;
     if let Some(warning) = warning() {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }

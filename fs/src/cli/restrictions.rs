@@ -7,6 +7,9 @@ use kin_policy::Reach;
 
 use super::{duration, output};
 
+/// What a pin costs whoever runs the project.
+const NO_GAIN: &str = "sudo and setuid programs gain nothing in a run that has it";
+
 /// One line for each program that a binding is for, and one for each thing that it is let do beyond being read.
 pub(super) fn lines(binding: &BindingInfo) -> Vec<String> {
     let anywhere = (binding.namespaces == Reach::Any)
@@ -33,6 +36,7 @@ pub(super) fn lines(binding: &BindingInfo) -> Vec<String> {
         .chain(window)
         .chain(binding.levels.map(levels))
         .chain(binding.exe.iter().map(program))
+        .chain((!binding.exe.is_empty()).then(|| NO_GAIN.to_owned()))
         .collect()
 }
 

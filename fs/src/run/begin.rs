@@ -26,7 +26,7 @@ use super::private::Namespaces;
 use super::rotation::{OnRotate, Rotation};
 use super::signals::Signals;
 use super::spawn::{Failed, Waiting};
-use super::{Start, complain, private, spawn, status, values};
+use super::{Start, complain, gains, private, spawn, status, values};
 
 /// How long the broker may take to make a grant; its own deadlines are shorter.
 pub(super) const GRANT_DEADLINE: Duration = Duration::from_secs(30);
@@ -79,6 +79,9 @@ pub(super) fn begin<'a>(
     give_way(&mut granted, start);
     if granted.warn_of_values && !granted.values.is_empty() {
         complain(&values::warning(&granted));
+    }
+    if granted.pinned {
+        gains::warning(start.options).iter().for_each(|line| complain(line));
     }
     let broker = Broker::behind(&client, start.directories)?;
     let finish = |why: &NoKeeper| broker.finish(why.ending());

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::REDACTION_WANTED;
+use kin_broker::identity::check_proc;
 use kin_broker::paths::Directories;
 use kin_broker::sys::{child, process};
 use kin_broker::{Class, Error, Result};
@@ -25,6 +26,7 @@ mod broker;
 mod descriptors;
 mod front;
 mod front_terminal;
+mod gains;
 mod keeper;
 mod link;
 mod output;
@@ -156,8 +158,9 @@ impl<'a> Start<'a> {
         nix::sys::prctl::set_dumpable(false)
             .map_err(|error| Error::internal("become non-dumpable", error))?;
         let mask = SigSet::thread_get_mask().map_err(|error| Error::internal("read the mask", error))?;
-        let passed =
-            child::passed_descriptors().map_err(|error| Error::internal("list descriptors", error))?;
+        let passed = child::passed_descriptors().map_err(|error| {
+            check_proc().err().unwrap_or_else(|| Error::internal("list descriptors", error))
+        })?;
         let front = std::process::id();
         Ok(Self { directories, options, front, mask, passed, redact: options.redact })
     }

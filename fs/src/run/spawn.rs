@@ -11,8 +11,9 @@ use std::time::Duration;
 use kin_broker::control::protocol::Granted;
 use kin_broker::control::{read_frame, write_frame};
 use kin_broker::paths::Directories;
-use kin_broker::sys::{process, socket};
-use kin_broker::{Error, Result};
+use kin_broker::sys::{filter, process, socket};
+use kin_broker::{Class, Error, Result, describe};
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, close};
@@ -113,9 +114,22 @@ fn make_ready(mut gate: &UnixStream, granted: &Granted) -> Result<()> {
     if granted.private.is_some() {
         private::go_apart()?;
     }
+    keep_executables(granted)?;
     write_frame(&mut gate, &Word::Ready, None).map_err(|error| Error::internal("tell the keeper", error))?;
     wait_to_go(gate);
     granted.private.as_ref().map_or(Ok(()), |plan| private::lay(granted, plan))
+}
+
+/// Before the broker looks, and before anything runs that is not ours: so each process of the tree has the filter.
+/// In a user namespace of its own this process has the capability that spares it `no_new_privs`.
+fn keep_executables(granted: &Granted) -> Result<()> {
+    let refused = |errno: Errno| {
+        let message =
+            format!("the command could not be kept from naming its program: {}", describe(&errno.into()));
+        Error::new(Class::Unreachable, "filter_unavailable", message)
+            .hint("seccomp filters are wanted for files with `exe`; `kin run --only` goes without those")
+    };
+    if granted.pinned { filter::keep_executables().map_err(refused) } else { Ok(()) }
 }
 
 /// Ends this process where the keeper has no use for it.
@@ -174,7 +188,7 @@ fn become_next(
     let told = made.and_then(|(keepers, child)| {
         say_with(&gate, &Word::Next(child.as_raw().cast_unsigned()), keepers.as_fd())
     });
-    let ready = told.and_then(|()| make_next_ready(&gate, namespaces));
+    let ready = told.and_then(|()| make_next_ready(&gate, granted, namespaces));
     let word = match ready.and_then(|()| values::put_into(&mut command, directories, granted)) {
         Ok(()) => Word::NotExecuted(command.exec().raw_os_error().unwrap_or(0)),
         Err(error) => Word::Refused(error),
@@ -183,11 +197,12 @@ fn become_next(
     std::process::exit(127)
 }
 
-fn make_next_ready(mut gate: &UnixStream, namespaces: Option<Namespaces>) -> Result<()> {
+fn make_next_ready(mut gate: &UnixStream, granted: &Granted, namespaces: Option<Namespaces>) -> Result<()> {
     wait_to_go(gate);
     signals::discard_pending();
     let _ = prctl::set_dumpable(true);
     namespaces.map_or(Ok(()), |namespaces| namespaces.enter())?;
+    keep_executables(granted)?;
     write_frame(&mut gate, &Word::Ready, None).map_err(|error| Error::internal("tell the keeper", error))?;
     wait_to_go(gate);
     Ok(())

@@ -211,6 +211,7 @@ impl Scene {
                 uptime_s: 7384,
                 identity: "pidfd".into(),
                 memory_locked: true,
+                proc_covered: None,
             },
             vault: VaultStatus {
                 state: if self.locked { "locked" } else { "unlocked" }.into(),

@@ -195,6 +195,7 @@ fn granted() -> Granted {
         warn_of_values: false,
         private: None,
         unmasked: Vec::new(),
+        pinned: false,
     }
 }
 

@@ -284,6 +284,26 @@ fn a_server_is_started_again_under_its_grant() {
     }
 }
 
+#[test]
+fn a21_a_command_that_is_started_again_has_the_filter_too() {
+    for options in [&["--on-rotate", "restart"][..], &["--on-rotate", "restart", "--private"]] {
+        let world = World::ready();
+        crate::attacks::pin(&world, std::path::Path::new("/bin/cat"));
+        let file = world.file("DATABASE_URL");
+        let script = format!(
+            "grep Seccomp_filters /proc/self/status >>seen; /bin/cat {} >/dev/null && echo read >>seen; {UNTIL_OVER}",
+            file.display()
+        );
+        let mut server = Running::script(&world, options, &script);
+        let seen = server.lines("seen", 2);
+        world.set("db/url", b"two");
+        assert_eq!(server.lines("seen", 4)[2..], seen);
+        assert!(seen[0].ends_with(|last: char| ('1'..='9').contains(&last)) && seen[1] == "read", "{seen:?}");
+        server.touch("over");
+        assert_eq!(server.code(), Some(7));
+    }
+}
+
 /// Two bindings in a file, a third beside it; one is a variable too.
 const RENDERED: &str = "schema = 1\n[project]\nname = \"api\"\n[bindings]\n\
     DATABASE_URL = \"db/url\"\nAPI_KEY = \"api/key\"\nother = \"other/secret\"\n\

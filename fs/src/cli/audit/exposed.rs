@@ -11,12 +11,14 @@ use kin_policy::Reference;
 use serde::Serialize;
 
 use super::lives::Lives;
-use super::shown_time;
+use super::{marked, shown_time};
 use crate::cli::output;
 
 /// What the record cannot know.
 const NOT_KNOWN: &str = "kin: not on this record: who opened a backup or an export, with a recovery key too, and \
                          whom a reader passed it on to";
+
+const UNPROVEN: &str = "kin: of a program with ? nothing but the process says that it ran that";
 
 /// Who it was: one program under one grant, with one version.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -28,6 +30,8 @@ struct Receiver {
     project: Option<String>,
     grant: Option<String>,
     program: Option<String>,
+    /// Whether the kernel loaded that, and the process has not said so itself.
+    program_proven: bool,
     name: Option<String>,
 }
 
@@ -84,6 +88,9 @@ pub(super) fn answer(
         output::note(&format!(
             "kin: a backup took the vault's place at {time}: a number from before it may have been given twice"
         ));
+    }
+    if rows.iter().any(|row| row.receiver.program.is_some() && !row.receiver.program_proven) {
+        output::note(UNPROVEN);
     }
     output::note(NOT_KNOWN);
     Ok(())
@@ -152,6 +159,7 @@ fn note(
         project: owned(record.project()),
         grant: owned(record.grant()),
         program: owned(record.exe()),
+        program_proven: record.is_exe_proven(),
         name,
     };
     let time = record.time();
@@ -173,7 +181,7 @@ fn shown(row: &Row<'_>) -> Vec<String> {
     let (receiver, received) = (row.receiver, row.received);
     vec![
         receiver.version.map_or_else(|| "any".to_owned(), |version| version.to_string()),
-        text(&receiver.program),
+        receiver.program.as_ref().map_or_else(|| "-".to_owned(), |exe| marked(exe, receiver.program_proven)),
         text(&receiver.name),
         received.processes.len().to_string(),
         received.opens.to_string(),

@@ -8,7 +8,7 @@ use kin_broker::audit::{self, Filter, Record};
 use kin_broker::paths::Directories;
 
 use super::table::{what, who, why};
-use super::{Newest, shown_time};
+use super::{Newest, marked, shown_time};
 use crate::cli::{export, output};
 
 /// The policy forbids the page to load or run anything, whatever a record says.
@@ -82,7 +82,8 @@ fn entry(record: &Record<'_>, day: &mut String, page: &mut String) {
         date.clone_into(day);
     }
     let grant: String = record.grant().map_or_else(String::new, |grant| grant.chars().take(8).collect());
-    let notes: Vec<_> = [why(record), grant, record.exe().unwrap_or_default().into_owned()]
+    let program = record.exe().map_or_else(String::new, |exe| marked(&exe, record.is_exe_proven()));
+    let notes: Vec<_> = [why(record), grant, program]
         .into_iter()
         .filter(|note| !note.is_empty())
         .map(|note| escaped(&note))

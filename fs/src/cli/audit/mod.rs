@@ -240,6 +240,11 @@ fn between(filter: &Filter) -> String {
 }
 
 /// Local time, `2026-11-23 05:41:58`.
+/// A program as people are shown it, with a mark where nothing but the process says that it ran that.
+fn marked(program: &str, proven: bool) -> String {
+    if proven { program.to_owned() } else { format!("{program} ?") }
+}
+
 fn shown_time(time: jiff::Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }

@@ -18,6 +18,7 @@ type Process = (u32, u64);
 struct Node {
     name: Option<String>,
     program: Option<String>,
+    program_proven: bool,
     children: BTreeSet<Process>,
     files: BTreeMap<String, Counts>,
 }
@@ -105,7 +106,9 @@ impl Tree {
         }
         let node = self.nodes.entry(process).or_default();
         node.name = record.comm().map(|name| name.into_owned()).or(node.name.take());
-        node.program = record.exe().map(|exe| exe.into_owned()).or(node.program.take());
+        if let Some(exe) = record.exe() {
+            (node.program, node.program_proven) = (Some(exe.into_owned()), record.is_exe_proven());
+        }
         let file = record.file().map_or_else(|| "(the directory)".to_owned(), |file| file.into_owned());
         let counts = node.files.entry(file).or_default();
         match record.event() {
@@ -151,7 +154,7 @@ impl Tree {
         let children: Vec<_> = node.children.iter().map(|child| self.json(*child)).collect();
         json!({
             "pid": process.0, "start": process.1, "name": node.name, "program": node.program,
-            "files": files, "children": children,
+            "program_proven": node.program_proven, "files": files, "children": children,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kin_broker::control::protocol::{BrokerStatus, KeyMethod, Status};
-use kin_broker::identity::proc_is_own;
+use kin_broker::identity::{check_proc, proc_is_own};
 use kin_broker::keys;
 use kin_broker::mounts;
 use kin_broker::paths::{Directories, check_private};
@@ -129,7 +129,7 @@ pub(super) fn kernel() -> Check {
         Some(version) if version >= PIDFDS => {
             Check::ok(NAME, format!("Linux {release} identifies processes by pidfd"))
         }
-        Some(version) if version >= (5, 4) => Check::warn(
+        Some(version) if version >= (5, 6) => Check::warn(
             NAME,
             format!("Linux {release} identifies processes through /proc, which is right, but slower"),
             "Linux 6.13 or newer, where that matters",
@@ -137,7 +137,7 @@ pub(super) fn kernel() -> Check {
         _ => Check::fail(
             Class::Unreachable,
             NAME,
-            format!("Linux {release} is older than 5.4"),
+            format!("Linux {release} is older than 5.6"),
             "use a newer kernel",
         ),
     }
@@ -148,9 +148,18 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// With hidepid (proc(5)) other processes cannot be looked at, which the way through /proc needs.
-pub(super) fn proc_visible() -> Check {
+/// With hidepid (proc(5)) other processes cannot be looked at, which the way through /proc needs. What is mounted
+/// over a process's directory, here or where the broker is, makes it another's.
+pub(super) fn proc_visible(broker: Option<&BrokerStatus>) -> Check {
     const NAME: &str = "/proc";
+    if let Some(over) = broker.and_then(|broker| broker.proc_covered.as_ref()) {
+        let message =
+            format!("something is mounted over {over} where the broker runs, so it proves no program");
+        return Check::fail(Class::Unreachable, NAME, message, format!("umount {over}"));
+    }
+    if let Err(error) = check_proc() {
+        return Check::fail(error.class, NAME, error.message, error.hint.unwrap_or_default());
+    }
     if !proc_is_own() {
         let (message, fix) =
             ("it is of another pid namespace", "unshare --mount-proc, or mount -t proc proc /proc");

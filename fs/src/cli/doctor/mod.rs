@@ -93,7 +93,7 @@ fn look(directories: &Directories, client: Result<Client>, all: bool) -> Vec<Che
         checks::namespaces(),
         checks::directories(directories),
         checks::kernel(),
-        checks::proc_visible(),
+        checks::proc_visible(status.as_ref().ok().map(|status| &status.broker)),
         checks::memory(status.as_ref().ok().map(|status| &status.broker)),
         checks::ptrace(),
         checks::swap(),

@@ -153,6 +153,7 @@ impl Opens {
             process: process(1003),
             uid: Some(1000),
             exe: Some(b"/usr/bin/python3.11"),
+            proven: false,
             comm: b"python3",
             chain: &self.chain,
         };

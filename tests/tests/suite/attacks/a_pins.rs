@@ -22,7 +22,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// `DATABASE_URL` is for `program`, as it is now; `API_KEY` for every member.
-fn pin(world: &World, program: &Path) {
+pub(crate) fn pin(world: &World, program: &Path) {
     let pin = format!("{{ path = \"{}\", sha256 = \"{}\" }}", text(program), digest(program));
     world.manifest(&format!(
         "schema = 1\n[project]\nname = \"api\"\n[bindings]\nAPI_KEY = \"api/key\"\n\

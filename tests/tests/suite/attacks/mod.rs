@@ -1,10 +1,12 @@
 //! Attacks and faults, by the letters of their table.
 
 mod a;
+mod a_exe;
 mod a_namespaces;
 mod a_pins;
 mod b;
 mod c;
+mod c_proc;
 mod d;
 mod e;
 mod f;
@@ -24,3 +26,5 @@ mod r_terminal;
 mod x;
 mod y;
 mod z;
+
+pub(crate) use a_pins::pin;
