@@ -273,14 +273,6 @@ impl AuditLog {
         self.lock().map(|head| Head { seq: head.seq, mac: head.mac })
     }
 
-    /// Writes the record of something that happened while none could be written; a failure refuses nothing more.
-    ///
-    /// # Errors
-    /// [`NotLogged`].
-    pub(crate) fn append_owed(&self, event: &Event<'_>) -> Result<u64, NotLogged> {
-        self.append_again(event.name(), &mut |_, _, out| event.write(&mut Members(out)))
-    }
-
     /// Writes a record whose failure refuses nothing, because it is tried again.
     pub(super) fn append_again(&self, name: &str, fields: Fields<'_>) -> Result<u64, NotLogged> {
         self.put(&mut *self.lock()?, name, fields)
