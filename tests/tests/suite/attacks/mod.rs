@@ -11,6 +11,7 @@ mod f;
 mod g;
 mod jk;
 mod l;
+mod l_changes;
 mod r;
 mod r_rotation;
 mod r_script;
