@@ -37,9 +37,16 @@ fn limit(world: &World, bytes: &str) {
 
 /// Makes the record long enough that all other files are smaller.
 fn lengthen_the_record(world: &World) {
-    while std::fs::metadata(world.log_file()).expect("the log").len() < 24 << 10 {
+    let size = |path: &str| std::fs::metadata(world.path(path)).map_or(0, |meta| meta.len());
+    while size("kin/state/audit.jsonl") < 2 * size("kin/data/vault.age") + 4096 {
         world.kin(["reveal", "--yes", "db/url"]).run().exits(0);
     }
+}
+
+/// The record as it stands in its file.
+fn recorded(world: &World) -> Vec<Value> {
+    let text = std::fs::read_to_string(world.log_file()).expect("the log");
+    text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
 }
 
 /// What stands on the disk beside the record: each file and link below these directories.
@@ -149,7 +156,7 @@ fn secrets(world: &World) -> Value {
 fn l21_without_a_record_nothing_is_changed() {
     let (world, rows) = stage();
     lengthen_the_record(&world);
-    let (before, listed, recorded) = (standing(&world), secrets(&world), world.audit().len());
+    let (before, listed, many) = (standing(&world), secrets(&world), recorded(&world).len());
     refuse_records(&world);
     for row in &rows {
         let refused = row.kin(&world).run().refuses(8, &["audit log"]);
@@ -158,8 +165,8 @@ fn l21_without_a_record_nothing_is_changed() {
         let changed: Vec<_> =
             after.keys().chain(before.keys()).filter(|path| after.get(*path) != before.get(*path)).collect();
         assert!(changed.is_empty(), "{}: {changed:?}", row.arguments.join(" "));
-        assert_eq!(secrets(&world), listed, "{}", row.arguments.join(" "));
     }
+    assert_eq!(secrets(&world), listed);
     // Locked it can be, whatever becomes of the record, and opened it cannot.
     world.kin(["lock"]).run().exits(0);
     world.kin(["unlock"]).run().refuses(8, &["audit log"]);
@@ -167,19 +174,24 @@ fn l21_without_a_record_nothing_is_changed() {
     assert_eq!(world.status()["vault"]["state"], "locked");
     accept_records(&world);
     world.kin(["unlock"]).run().exits(0);
-    let records = world.audit();
-    let told: Vec<_> = records.iter().skip(recorded).map(record::event).collect();
+    let records = recorded(&world);
+    let told: Vec<_> = records.iter().skip(many).map(record::event).collect();
     assert!(!told.iter().any(|event| rows.iter().any(|row| row.event == *event)), "{told:?}");
-    // The same can all be done now, and each is recorded with who asked.
+    world.kin(["audit", "verify"]).run().exits(0);
+}
+
+#[test]
+fn l21_whatever_is_changed_is_recorded_with_who_asked() {
+    let (world, rows) = stage();
     for row in &rows {
-        let many = world.audit().len();
+        let many = recorded(&world).len();
         row.kin(&world).run().exits(0);
-        let records = world.audit();
+        let records = recorded(&world);
         let own = record::of(&records[many..], row.event);
         assert!(!own.is_empty(), "{}: {:#?}", row.arguments.join(" "), &records[many..]);
         assert!(own.iter().all(|record| record["comm"] == "kin"), "{own:#?}");
     }
-    assert_eq!(record::of(&world.audit(), "change.fail").len(), 0);
+    assert_eq!(record::of(&recorded(&world), "change.fail").len(), 0);
     world.kin(["audit", "verify"]).run().exits(0);
 }
 
@@ -196,10 +208,10 @@ fn l22_a_change_that_fails_after_its_record_is_said_to_have_failed() {
     let listed = secrets(&world);
     let links = |world: &World| std::fs::symlink_metadata(world.project().join("key")).is_ok();
     for row in rows.iter().filter(|row| !["vault.reveal", "policy.unlink"].contains(&row.event)) {
-        let many = world.audit().len();
+        let many = recorded(&world).len();
         let output = row.kin(&world).run();
         assert!([3, 8].contains(&output.code()), "{}: {output}", row.arguments.join(" "));
-        let records = world.audit();
+        let records = recorded(&world);
         let (own, failed) =
             (record::of(&records[many..], row.event), record::of(&records[many..], "change.fail"));
         assert_eq!(failed.len(), 1, "{}: {:#?}", row.arguments.join(" "), &records[many..]);
@@ -209,8 +221,8 @@ fn l22_a_change_that_fails_after_its_record_is_said_to_have_failed() {
         assert_eq!(to, &last["seq"], "{}", failed[0]);
         assert_eq!(failed[0]["comm"], "kin", "{}", failed[0]);
         assert!(failed[0]["reason"].is_string() && record::seq(failed[0]) > record::seq(last));
-        assert_eq!(secrets(&world), listed, "{}", row.arguments.join(" "));
     }
+    assert_eq!(secrets(&world), listed);
     assert!(!links(&world), "a link that nobody remembers");
     world.kin(["run", "--", "true"]).cwd(world.path("other")).run().refuses(3, &["trust"]);
     world.kin(["run", "--", "true"]).run().exits(0);
