@@ -60,8 +60,9 @@ impl House {
 
     fn trust(&self, manifest: &str) {
         std::fs::write(self.project.join("kin.toml"), manifest).unwrap();
-        let opened = self.broker.unlock(Asker::Person, None, None).unwrap();
-        opened.trust.lock().trust(&Manifest::read(&self.project).unwrap(), 0).unwrap();
+        self.broker.unlock(Asker::Person, None, None).unwrap();
+        let manifest = Manifest::read(&self.project).unwrap();
+        self.broker.change_trust(|store| store.plan_trust(&manifest, 0).map(Some)).unwrap();
     }
 
     fn grant(&self, keeper: &Tree, only: Option<&[&str]>) -> crate::Result<Arc<LiveGrant>> {

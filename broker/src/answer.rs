@@ -14,14 +14,15 @@ use crate::control::protocol::{
     VaultStatus, Withdrawn,
 };
 use crate::control::{Behalf, Document, Enclosed, Peer, Reply, document, with_asker};
-use crate::custody::{Asker, Custody, version_event};
+use crate::custody::{Asker, Custody, locked, version_event};
 use crate::error::{Class, Error, Result};
 use crate::grants::LiveGrant;
 use crate::identity::{Known, covered_in_proc, tree_of};
 use crate::manifest::{FileRecipe, Manifest};
 use crate::sys::memory::{self, Plaintext};
+use crate::trust::TrustStore;
 use crate::vault::{self, Facts};
-use crate::{executables, generate, granting, keys};
+use crate::{executables, generate, granting, keys, trust};
 
 impl Broker {
     /// Answers one question of `peer`.
@@ -143,7 +144,7 @@ impl Broker {
         }
         peer.check_alive()?;
         let (reason, peer) = ("other_pid_namespace", Some(peer.held.process().pid));
-        self.record(&Event::SockDeny { verb: &question.verb(), reason, peer, asker: None })?;
+        self.record_or_owe(&Event::SockDeny { verb: &question.verb(), reason, peer, asker: None });
         let message =
             "nobody can tell whose process this is: it lives in another pid namespace than the broker";
         Err(Error::new(Class::Denied, reason, message)
@@ -157,7 +158,7 @@ impl Broker {
         }
         let asked = peer.held.process().pid;
         let reason = "inside_a_tree";
-        self.record(&Event::SockDeny { verb, reason, peer: Some(asked), asker: None })?;
+        self.record_or_owe(&Event::SockDeny { verb, reason, peer: Some(asked), asker: None });
         let message = format!("`kin {verb}` is refused inside a grant's tree");
         Err(Error::new(Class::Denied, "inside_a_tree", message).hint("run it in a terminal of your own"))
     }
@@ -298,23 +299,18 @@ impl Broker {
             return Err(Error::new(Class::Unsafe, "manifest_changed", message)
                 .hint(format!("its hash is {}: read it again", manifest.hash)));
         }
-        let opened = self.unlock(Asker::Person, None, bus)?;
-        let _ = opened.trust.lock().trust(manifest, clock::unix_seconds())?;
-        self.record(&Event::Policy {
-            change: PolicyChange::Trust,
-            project: Some(&manifest.project),
-            directory: &manifest.directory,
-            hash: Some(&manifest.hash),
-            reason: None,
-            asker: None,
-        })?;
+        self.unlock(Asker::Person, None, bus)?;
+        self.change_trust(|store| store.plan_trust(manifest, clock::unix_seconds()).map(Some))?;
         Ok(self.inspect(manifest))
     }
 
     fn untrust(&self, directory: &std::path::Path, bus: Option<&str>) -> Result<()> {
-        let opened = self.unlock(Asker::Person, None, bus)?;
+        self.unlock(Asker::Person, None, bus)?;
         let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-        opened.trust.lock().untrust(&directory)?;
+        if self.change_trust(|store| store.plan_untrust(&directory))? {
+            return Ok(());
+        }
+        // Nothing was trusted there; that it should not be is worth a line all the same.
         self.record(&Event::Policy {
             change: PolicyChange::Untrust,
             project: None,
@@ -322,6 +318,20 @@ impl Broker {
             hash: None,
             reason: None,
             asker: None,
+        })
+    }
+
+    /// Changes what is trusted, once that is on the record; whether there was something to change.
+    pub(crate) fn change_trust(
+        &self,
+        plan: impl FnOnce(&TrustStore) -> Result<Option<trust::Planned>>,
+    ) -> Result<bool> {
+        let changing = self.change()?;
+        let opened = self.custody.read().opened().ok_or_else(locked)?;
+        let mut store = opened.trust.lock();
+        let Some(planned) = plan(&store)? else { return Ok(false) };
+        self.perform(planned, |logged| {
+            self.replace_vault(&changing, |vault| store.commit(logged, vault)).map(|_| true)
         })
     }
 

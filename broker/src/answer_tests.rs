@@ -38,7 +38,8 @@ fn j24_a_list_is_as_long_as_the_vault() {
     let (value, note) = (Plaintext::copy_of(b"x"), Some("n".repeat(1024)));
     let facts = || Facts { note: note.clone(), ..Facts::default() };
     let new = || (0..8_000).map(|number| (name(number), &value, facts()));
-    house.broker.change_vault(|vault| vault.set_all(new(), 0)).unwrap();
+    let write = |vault: &Vault| Ok((vault.plan_set_all(new(), 0, None)?, ()));
+    drop(house.broker.change_vault(write).unwrap());
     let after = told(&house, Question::List);
     assert!(serde_json::to_vec(&after).unwrap().len() > 8 << 20);
     assert_eq!(after.len(), before.len() + 8_000);

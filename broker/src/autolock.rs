@@ -169,7 +169,7 @@ impl Broker {
         for live in self.grants.all() {
             live.wipe_deliveries();
         }
-        let _ = self.record(&vault_event(VaultChange::Autolock, None, Some(reason)));
+        self.record_or_owe(&vault_event(VaultChange::Autolock, None, Some(reason)));
     }
 }
 

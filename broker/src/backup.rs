@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::audit::VaultChange;
+use crate::audit::{Change, Event, Logged, VaultChange};
 use crate::broker::Broker;
 use crate::control::protocol::{BackupMade, KeyMethod, Restored, Unlock};
 use crate::custody::{Asker, vault_event};
@@ -11,6 +11,27 @@ use crate::error::{Class, Error, Result};
 use crate::sys::memory::Plaintext;
 use crate::vault::{Place, Vault};
 use crate::{files, keys, succession};
+
+/// A copy of the vault is about to be made.
+#[must_use]
+struct Copying(String);
+
+impl Change for Copying {
+    fn events(&self) -> Vec<Event<'_>> {
+        vec![vault_event(VaultChange::Backup, None, Some(&self.0))]
+    }
+}
+
+/// Writes it, and the sealed identity beside it where there is one.
+fn write(_copying: Logged<Copying>, path: &Path, vault: &[u8], beside: Option<(&Path, &[u8])>) -> Result<()> {
+    if let Some((path, identity)) = beside {
+        files::write_atomic(path, identity)?;
+    }
+    files::write_atomic(path, vault).inspect_err(|_| {
+        // An identity without its vault would stand in the way of the next try.
+        let _ = beside.map(|(path, _)| std::fs::remove_file(path));
+    })
+}
 
 /// Bytes of a backup, at most: those of a vault.
 const LIMIT: u64 = 64 << 20;
@@ -29,16 +50,18 @@ impl Broker {
             files::check_vacant(path, "backup_exists")?;
         }
         let (vault, file) = Vault::copy(&Place::of(&self.directories), &opened.identity)?;
-        if let Some(beside) = &beside {
-            let identity = files::read_private(&self.directories.identity_file(), LIMIT)?;
-            let identity =
-                identity.ok_or_else(|| Error::internal("back up the identity", "it is missing"))?;
-            files::write_atomic(beside, &identity)?;
-        }
-        files::write_atomic(path, &file)?;
-        let again = files::read_private(path, LIMIT)?.unwrap_or_default();
-        let again = Vault::of_backup(&Place::of(&self.directories), path, &again, &opened.identity)?;
-        self.record(&vault_event(VaultChange::Backup, None, Some(&path.to_string_lossy())))?;
+        let identity = match beside {
+            Some(_) => files::read_private(&self.directories.identity_file(), LIMIT)?
+                .map(Some)
+                .ok_or_else(|| Error::internal("back up the identity", "it is missing"))?,
+            None => None,
+        };
+        let pair = beside.as_deref().zip(identity.as_deref().map(Vec::as_slice));
+        let again = self.perform(Copying(path.to_string_lossy().into_owned()), |logged| {
+            write(logged, path, &file, pair)?;
+            let again = files::read_private(path, LIMIT)?.unwrap_or_default();
+            Vault::of_backup(&Place::of(&self.directories), path, &again, &opened.identity)
+        })?;
         let (secrets, generation) = (again.list().len(), vault.generation());
         Ok(BackupMade { path: path.to_owned(), identity: beside, secrets, generation })
     }
@@ -82,16 +105,19 @@ impl Broker {
         let mut vault = Vault::of_backup(&place, path, &bytes, &identity).map_err(of_another)?;
         let replaces = open.as_ref().map(|opened| opened.vault.list().len());
         let restored = Restored { secrets: vault.list().len(), generation: vault.generation(), replaces };
-        if confirmed {
-            self.record(&vault_event(VaultChange::Restore, None, Some(&path.to_string_lossy())))?;
+        if !confirmed {
+            return Ok(restored);
+        }
+        let trust = open.map(|opened| opened.trust.clone());
+        self.perform(vault.plan_restore(path), |logged| {
+            let receipt = logged.receipt();
             // The key first: a restore that is cut short is repeated, with the key that is there then.
             if unknown {
                 keys::keep_brought(&self.directories, &identity, &key, sealed.as_deref())?;
             }
-            vault.restore()?;
-            let trust = open.map(|opened| opened.trust.clone());
-            self.open_up(&changing, identity, vault, key, trust)?;
-        }
+            vault.commit(logged)?;
+            self.open_up((&changing, receipt), identity, vault, key, trust)
+        })?;
         Ok(restored)
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{Class, Error, Result};
 use crate::executables::{Executables, Unhashed};
 use crate::grants::{Grants, LiveGrant};
 use crate::identity::{Choice, Identifier};
-use crate::owed::{End, Owed};
+use crate::owed::Owed;
 use crate::paths::Directories;
 use crate::placeholders::Placeholders;
 use crate::places::{Inode, Places, inode};
@@ -150,8 +150,8 @@ impl Broker {
             return false;
         }
         // The withdrawal itself does not wait for its record: it is safer done than written.
-        let (grant, project) = (live.grant.id, live.grant.project.clone());
-        self.record_end(End::Grant { grant, project, ending });
+        let (grant, project) = (live.grant.id, &live.grant.project);
+        self.record_or_owe(&Event::GrantEnd { grant, project, ending, asker: None });
         self.grants.forget_deadline(&live.grant);
         self.rotation.forget(live.grant.id);
         live.wipe_deliveries();
@@ -205,7 +205,7 @@ impl Broker {
 
     /// Notes that somebody else took the mount down.
     pub fn mount_lost(&self) {
-        let _ = self.record(&Event::MountLost);
+        self.record_or_owe(&Event::MountLost);
     }
 
     /// The last act: every grant ends, the record says why, and all of it is on the disk.

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use kin_policy::{Ending, GrantId, Reference};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::audit::{Event, PolicyChange, VaultChange};
+use crate::audit::{Change, Event, PolicyChange, Receipt, VaultChange};
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{KeyMethod, SecretInfo, Unlock, VaultMade};
 use crate::error::{Class, Error, Result};
 use crate::keys::{self, Identity, session};
-use crate::owed::End;
 use crate::succession;
 use crate::sys::memory::Plaintext;
-use crate::trust::{Tampered, TrustStore};
-use crate::vault::{Facts, Place, Vault};
+use crate::trust::TrustStore;
+use crate::vault::{Facts, Making, Place, Planned, Vault};
 
 /// The vault's state.
 #[derive(Default)]
@@ -67,6 +66,21 @@ impl Custody {
     }
 }
 
+/// The vault is about to be opened, or its identity to be remembered by the kernel.
+#[must_use]
+struct Opening {
+    reason: Option<&'static str>,
+}
+
+impl Change for Opening {
+    fn events(&self) -> Vec<Event<'_>> {
+        vec![vault_event(VaultChange::Unlock, None, self.reason)]
+    }
+}
+
+/// What a vault is opened under: the lock of all changes, and a record.
+pub(crate) type Admitted<'a> = (&'a MutexGuard<'a, ()>, Receipt);
+
 impl Broker {
     /// Makes the vault and its identity.
     ///
@@ -80,16 +94,19 @@ impl Broker {
     ) -> Result<VaultMade> {
         let changing = self.change()?;
         let path = self.directories.vault_file();
-        let identity = keys::create(&self.directories, method, passphrase, session_bus)?;
-        let recipient = identity.recipient().to_string();
-        let vault = Vault::create(&Place::of(&self.directories), &identity)?;
-        self.record(&vault_event(VaultChange::Init, None, None))?;
-        self.open_up(&changing, Arc::new(identity), vault, method.clone(), None)?;
-        // A vault that was just made has nothing to remember.
-        if self.audit.is_refused() {
-            self.audit.accept()?;
-        }
-        Ok(VaultMade { recipient, vault: path })
+        keys::check_new(&self.directories)?;
+        self.perform(Making::at(&Place::of(&self.directories)), |making| {
+            let receipt = making.receipt();
+            let identity = keys::create(&self.directories, method, passphrase, session_bus)?;
+            let recipient = identity.recipient().to_owned();
+            let vault = Vault::create(making, &identity)?;
+            self.open_up((&changing, receipt), Arc::new(identity), vault, method.clone(), None)?;
+            // A vault that was just made has nothing to remember.
+            if self.audit.is_refused() {
+                self.audit.accept()?;
+            }
+            Ok(VaultMade { recipient, vault: path })
+        })
     }
 
     /// Opens the vault, where it is not open and the asker is enough.
@@ -130,7 +147,9 @@ impl Broker {
                 self.autolock.touch();
             }
             if how.remember {
-                self.remember_in_session(how, &opened.identity, &opened.key)?;
+                self.perform(Opening { reason: Some("session_keyring") }, |_| {
+                    self.remember_in_session(how, &opened.identity, &opened.key)
+                })?;
             }
             return Ok(opened);
         }
@@ -144,9 +163,10 @@ impl Broker {
         let (identity, key) = self.fetch(how, secret, session_bus)?;
         let vault = Vault::open(&Place::of(&self.directories), &identity);
         let vault = vault.inspect_err(|error| self.rejected(error))?;
-        self.remember_in_session(how, &identity, &key)?;
-        self.record(&vault_event(VaultChange::Unlock, None, None))?;
-        self.open_up(&changing, Arc::new(identity), vault, key, None)
+        self.perform(Opening { reason: None }, |logged| {
+            self.remember_in_session(how, &identity, &key)?;
+            self.open_up((&changing, logged.receipt()), Arc::new(identity), vault, key, None)
+        })
     }
 
     /// The identity, and where it came from. A change of it that was cut short is brought to its end first.
@@ -203,12 +223,15 @@ impl Broker {
         };
         let changing = self.change()?;
         let (identity, key) = self.fetch(how, secret, session_bus)?;
-        self.record(&vault_event(VaultChange::AcceptRollback, None, Some(&refused.message)))?;
         let vault = Vault::open_old(&Place::of(&self.directories), &identity);
-        let vault = vault.inspect_err(|error| self.rejected(error))?;
-        self.remember_in_session(how, &identity, &key)?;
-        let opened = self.open_up(&changing, Arc::new(identity), vault, key, None)?;
-        self.accept_record().map(|()| opened)
+        let mut vault = vault.inspect_err(|error| self.rejected(error))?;
+        self.perform(vault.plan_accept(&refused.message), |logged| {
+            let receipt = logged.receipt();
+            vault.commit(logged)?;
+            self.remember_in_session(how, &identity, &key)?;
+            let opened = self.open_up((&changing, receipt), Arc::new(identity), vault, key, None)?;
+            self.accept_record().map(|()| opened)
+        })
     }
 
     /// A record that is not the one that the open vault remembers is, from now on: a person knows why.
@@ -220,23 +243,25 @@ impl Broker {
         self.audit.accept()
     }
 
+    /// A vault that is refused is refused, whether that can be recorded now or later.
     pub(crate) fn rejected(&self, error: &Error) {
-        let _ = self.record(&vault_event(VaultChange::Reject, None, Some(&error.code)));
+        self.record_or_owe(&vault_event(VaultChange::Reject, None, Some(&error.code)));
     }
 
     /// `trust` is the store of a vault that was open, which goes on.
     pub(crate) fn open_up(
         &self,
-        _changing: &MutexGuard<'_, ()>,
+        _admitted: Admitted<'_>,
         identity: Arc<Identity>,
-        vault: Vault,
+        mut vault: Vault,
         key: KeyMethod,
         trust: Option<Arc<Mutex<TrustStore>>>,
     ) -> Result<Arc<Opened>> {
         let trust = match trust {
             Some(trust) => trust,
-            None => Arc::new(Mutex::new(self.read_trust(&identity)?)),
+            None => Arc::new(Mutex::new(self.read_trust(&identity, &vault)?)),
         };
+        self.adopt(&trust.lock(), &mut vault);
         // The vault opens whatever became of the record: what it remembers is compared, and recorded.
         let _ = self.audit.remember(&identity, &self.directories.record_head());
         self.hand_ahead(&vault);
@@ -247,19 +272,28 @@ impl Broker {
         Ok(opened)
     }
 
-    fn read_trust(&self, identity: &Identity) -> Result<TrustStore> {
-        let (trust, Tampered(tampered)) = TrustStore::open(&self.directories.trust_file(), identity)?;
-        if tampered {
+    fn read_trust(&self, identity: &Identity, vault: &Vault) -> Result<TrustStore> {
+        let path = self.directories.trust_file();
+        let trust = TrustStore::open(&path, identity, vault.store_mark())?;
+        if let Some(refused) = trust.refused() {
             self.record(&Event::Policy {
                 change: PolicyChange::Reject,
                 project: None,
                 directory: &self.directories.data,
                 hash: None,
-                reason: Some("trust_unauthenticated"),
+                reason: Some(refused.as_str()),
                 asker: None,
             })?;
         }
         Ok(trust)
+    }
+
+    /// A store that the vault does not know goes on: from now on the vault knows it. Where that fails, the next
+    /// unlock tries again: a full disk keeps nobody out of a vault.
+    fn adopt(&self, store: &TrustStore, vault: &mut Vault) {
+        if let Some(adoption) = store.to_adopt(vault) {
+            let _ = self.perform(adoption, |logged| vault.acknowledge(&logged));
+        }
     }
 
     /// Locks the vault: every grant ends, and no key stays in memory.
@@ -269,7 +303,7 @@ impl Broker {
         self.forget_in_session();
         *self.custody.write() = Custody::Locked;
         self.autolock.is_over();
-        self.record_end(End::Unlocked);
+        self.record_or_owe(&vault_event(VaultChange::Lock, None, None));
         self.audit.forget();
         ended
     }
@@ -283,21 +317,18 @@ impl Broker {
         session_bus: Option<&str>,
     ) -> Result<SecretInfo> {
         self.unlock(Asker::Person, None, session_bus)?;
-        self.change_vault(|vault| vault.set(reference, value, facts, clock::unix_seconds())).and_then(
-            |info| {
-                self.record(&version_event(VaultChange::Write, (reference, info.version), None))?;
-                Ok(info)
-            },
-        )
+        let now = clock::unix_seconds();
+        let (vault, ()) =
+            self.change_vault(|vault| Ok((vault.plan_set(reference, value, facts, now)?, ())))?;
+        vault.info(reference).ok_or_else(|| crate::vault::missing(reference))
     }
 
     /// Makes an old version of an open vault's secret the current one.
     pub(crate) fn bring_back(&self, reference: &Reference, version: u64, facts: Facts) -> Result<SecretInfo> {
         let now = clock::unix_seconds();
-        let info = self.change_vault(|vault| vault.bring_back(reference, version, facts, now))?;
-        let from = format!("from version {version}");
-        self.record(&version_event(VaultChange::Write, (reference, info.version), Some(&from)))?;
-        Ok(info)
+        let plan = |vault: &Vault| vault.plan_bring_back(reference, version, facts, now);
+        let (vault, ()) = self.change_vault(|vault| Ok((plan(vault)?, ())))?;
+        vault.info(reference).ok_or_else(|| crate::vault::missing(reference))
     }
 
     /// Destroys every version of a secret.
@@ -307,16 +338,29 @@ impl Broker {
         session_bus: Option<&str>,
     ) -> Result<SecretInfo> {
         self.unlock(Asker::Person, None, session_bus)?;
-        self.change_vault(|vault| vault.remove(reference)).and_then(|info| {
-            self.record(&version_event(VaultChange::Remove, (reference, info.version), None))?;
-            Ok(info)
+        self.change_vault(|vault| vault.plan_remove(reference)).map(|(_, info)| info)
+    }
+
+    /// Changes the vault as `plan` says, once that is on the record; the vault that there is then, and what the
+    /// plan tells beside.
+    pub(crate) fn change_vault<T>(
+        &self,
+        plan: impl FnOnce(&Vault) -> Result<(Planned, T)>,
+    ) -> Result<(Arc<Vault>, T)> {
+        let changing = self.change()?;
+        self.replace_vault(&changing, |vault| {
+            let (planned, told) = plan(vault)?;
+            self.perform(planned, |logged| vault.commit(logged)).map(|()| told)
         })
     }
 
-    /// Changes a copy and puts it in the vault's place once it is on the disk: readers never wait for a
+    /// Has a copy changed and puts it in the vault's place once it is on the disk: readers never wait for a
     /// write.
-    pub(crate) fn change_vault<T>(&self, change: impl FnOnce(&mut Vault) -> Result<T>) -> Result<T> {
-        let _changing = self.change()?;
+    pub(crate) fn replace_vault<T>(
+        &self,
+        _changing: &MutexGuard<'_, ()>,
+        change: impl FnOnce(&mut Vault) -> Result<T>,
+    ) -> Result<(Arc<Vault>, T)> {
         let opened = self.custody.read().opened().ok_or_else(locked)?;
         let mut vault = (*opened.vault).clone();
         let done = change(&mut vault)?;
@@ -330,7 +374,7 @@ impl Broker {
         };
         *self.custody.write() = Custody::Open(Arc::new(next));
         self.rotation.publish(&vault);
-        Ok(done)
+        Ok((vault, done))
     }
 
     pub(crate) fn change(&self) -> Result<MutexGuard<'_, ()>> {

@@ -132,7 +132,7 @@ impl Furnished {
         let folder = Folder::new();
         let identity = Identity::parse(IDENTITY)?;
         let place = Place::new(folder.0.join("vault.age"), folder.0.join("vault.anchor"));
-        let mut vault = Vault::create(&place, &identity).ok()?;
+        let mut vault = Vault::made(&place, &identity).ok()?;
         for (reference, value) in
             [("db/url", &b"postgres://db"[..]), ("empty", b""), ("db/url", b"a newer one")]
         {

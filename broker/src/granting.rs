@@ -26,6 +26,7 @@ use crate::identity::{self, Held};
 use crate::manifest::{FileRecipe, Manifest};
 use crate::render::Recipe;
 use crate::rendered::Rendered;
+use crate::trust::{Refused, TrustStore};
 use crate::warned;
 
 type Bindings = BTreeMap<FileName, Binding>;
@@ -53,8 +54,7 @@ impl Broker {
         let manifest = Manifest::read(&request.directory)?;
         let project = {
             let trust = opened.trust.lock();
-            trusted(&trust.check(&manifest), &manifest)?;
-            trust.mounted_as(&manifest.directory).ok_or_else(|| untrusted(&manifest))?
+            trusted(&trust, &manifest)?
         };
         if manifest.redact && request.redact.is_none() {
             return Err(redaction_wanted(&manifest));
@@ -401,20 +401,33 @@ fn wider(file: &FileName) -> Error {
 }
 
 /// Refuses a manifest that is not trusted exactly as it is.
-pub(crate) fn trusted(state: &TrustState, manifest: &Manifest) -> Result<()> {
-    match state {
-        TrustState::Trusted => Ok(()),
+/// The directory in the mount of a manifest that is trusted.
+pub(crate) fn trusted(store: &TrustStore, manifest: &Manifest) -> Result<DirectoryName> {
+    match store.check(manifest) {
+        TrustState::Trusted => store.mounted_as(&manifest.directory).ok_or_else(|| untrusted(manifest)),
         TrustState::Changed { diff } => {
             let message = format!("{} has changed since it was trusted", manifest.path().display());
             Err(Error::new(Class::Unsafe, "manifest_changed", message)
                 .hint("look at the change, then `kin trust`")
-                .detail(diff.clone()))
+                .detail(diff))
         }
-        TrustState::Untrusted | TrustState::Locked => Err(untrusted(manifest)),
+        TrustState::Untrusted | TrustState::Locked => Err(match store.refused() {
+            Some(Refused::RolledBack | Refused::Missing) => rolled_back(manifest),
+            Some(Refused::Forged) | None => untrusted(manifest),
+        }),
     }
 }
 
-pub(crate) fn untrusted(manifest: &Manifest) -> Error {
+fn rolled_back(manifest: &Manifest) -> Error {
+    let message = format!(
+        "{} is not trusted: the trust store is not the one that was written last",
+        manifest.path().display()
+    );
+    Error::new(Class::Unsafe, "trust_rollback", message)
+        .hint("nothing is trusted now: read each project's kin.toml, then `kin trust`")
+}
+
+fn untrusted(manifest: &Manifest) -> Error {
     let message = format!("{} is not trusted", manifest.path().display());
     Error::new(Class::Unsafe, "manifest_untrusted", message).hint("read it, then `kin trust`")
 }

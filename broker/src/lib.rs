@@ -7,6 +7,7 @@ pub mod audit;
 mod autolock;
 mod backup;
 mod broker;
+mod changes;
 pub mod clock;
 pub mod config;
 pub mod control;

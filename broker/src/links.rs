@@ -1,23 +1,26 @@
 //! Where do links into the mount stand, and may they be put and taken away? Only what kin made goes, and no
 //! file gives way whose bytes the vault does not have.
 
+use std::path::{Path, PathBuf};
+
 use kin_policy::{DirectoryName, FileName, FilePath, Reference};
 
 use crate::answer::confirmation;
-use crate::audit::{Event, PolicyChange, VaultChange};
+use crate::audit::{Change, Event, Logged, PolicyChange, VaultChange};
 use crate::broker::Broker;
 use crate::control::transfer::{LinkInfo, LinkRequest, LinkState, UnlinkInfo, UnlinkRequest, UnlinkState};
 use crate::custody::{Asker, Opened};
 use crate::error::{Class, Error, Result};
 use crate::granting;
 use crate::manifest::Manifest;
+use crate::sys::memory::Plaintext;
 use crate::targets::{Target, Way};
 
 mod ignored;
 mod place;
 mod store;
 
-use place::Place;
+use place::{Old, Place};
 use store::{Linked, Store};
 
 impl Broker {
@@ -31,8 +34,7 @@ impl Broker {
         let manifest = Manifest::read(&request.directory)?;
         let project = {
             let trust = opened.trust.lock();
-            granting::trusted(&trust.check(&manifest), &manifest)?;
-            trust.mounted_as(&manifest.directory).ok_or_else(|| granting::untrusted(&manifest))?
+            granting::trusted(&trust, &manifest)?
         };
         let _changing = self.change()?;
         let mut store = Store::open(&self.directories.links_file(), &opened.identity)?;
@@ -70,7 +72,7 @@ impl Broker {
         Ok(LinkInfo { file, path: way.whole(), target, state, reference })
     }
 
-    /// Puts one link: the line for git first, then the memory of it, then the link, where it replaces something.
+    /// Puts one link, once that is on the record. A file gives way only where the vault has what it holds.
     fn put(
         &self,
         opened: &Opened,
@@ -83,53 +85,38 @@ impl Broker {
         let base = if path.is_in_home() { &request.home } else { &manifest.directory };
         let target = info.target.clone();
         let way = Way { base, path, link: &target };
-        let wanted = request.ignore.contains(&info.file) && !path.is_in_home();
-        let ignored = if wanted { ignored::add(&manifest.directory, path)? } else { None };
-        let place = Place::make(way)?;
-        let mut linked = Linked::new(manifest, info, base, path, place.made());
-        linked.also(ignored, store);
-        match info.state {
-            LinkState::File => {
-                let kept = request.replace.iter().find(|(file, _)| *file == info.file);
-                let (_, reference) =
-                    kept.ok_or_else(|| Error::internal("replace a file", "nobody asked for it"))?;
-                let old = place.read(way)?;
-                if !self.is_current(opened, reference, old.bytes(), "adopt")? {
-                    return Err(changed(info, reference));
-                }
-                linked.replaced(reference, &old);
-                place.replace(old, &target, |inode| store.remember(linked.of(inode)))?;
-                info.state = LinkState::Replaced;
-            }
-            LinkState::Missing => {
-                let inode = place.link(&target)?;
-                store.remember(linked.of(inode))?;
-                info.state = LinkState::Made;
-            }
-            _ => match store.at(&linked) {
-                Some(_) => return Ok(()),
-                None => store.remember(linked.of(place.inode()?))?,
-            },
+        let ignore = request.ignore.contains(&info.file) && !path.is_in_home();
+        let known = store.at(&Linked::new(manifest, info, base, path, &[])).is_some();
+        if info.state == LinkState::Linked
+            && known
+            && (!ignore || ignored::is_there(&manifest.directory, path)?)
+        {
+            return Ok(());
         }
-        self.record_link(PolicyChange::Link, manifest.directory.as_path(), &info.file, path)
+        let old = match info.state {
+            LinkState::File => Some(self.old_file(opened, request, info, way)?),
+            _ => None,
+        };
+        let change = Relinking::of(PolicyChange::Link, &manifest.directory, &info.file, path);
+        self.perform(change, |logged| place_link(&logged, store, (manifest, ignore), info, (way, old)))
     }
 
-    fn record_link(
+    /// The file that is to give way, and the secret that has its bytes.
+    fn old_file(
         &self,
-        change: PolicyChange,
-        directory: &std::path::Path,
-        file: &FileName,
-        path: &FilePath,
-    ) -> Result<()> {
-        let what = format!("{file} at {path}");
-        self.record(&Event::Policy {
-            change,
-            project: None,
-            directory,
-            hash: None,
-            reason: Some(&what),
-            asker: None,
-        })
+        opened: &Opened,
+        request: &LinkRequest,
+        info: &LinkInfo,
+        way: Way<'_>,
+    ) -> Result<(Old, Reference)> {
+        let kept = request.replace.iter().find(|(file, _)| *file == info.file);
+        let (_, reference) = kept.ok_or_else(|| Error::internal("replace a file", "nobody asked for it"))?;
+        let place = Place::at(way)?.ok_or_else(|| changed(info, reference))?;
+        let old = place.read(way)?;
+        match self.is_current(opened, reference, old.bytes(), "adopt")? {
+            true => Ok((old, reference.clone())),
+            false => Err(changed(info, reference)),
+        }
     }
 
     /// Takes links of a project away that kin made and that are still the same; a file that one had replaced
@@ -152,45 +139,110 @@ impl Broker {
         }
         let mut told = Vec::new();
         for linked in chosen {
-            let state = self.take_away(&opened, &linked, request.restore)?;
-            // Where something stands in the way of a file, that can still be brought back later.
-            if !(request.restore && linked.kept.is_some() && state == UnlinkState::Kept) {
-                store.forget(&linked)?;
-            }
-            self.record_link(PolicyChange::Unlink, &directory, &linked.file, &linked.path)?;
+            let value = self.kept_value(&opened, &linked, request.restore)?;
+            let change = Relinking::of(PolicyChange::Unlink, &directory, &linked.file, &linked.path);
+            let state = self.perform(change, |logged| {
+                let state = take_away(&logged, &linked, value.as_ref())?;
+                // Where something stands in the way of a file, that can still be brought back later.
+                if !(value.is_some() && state == UnlinkState::Kept) {
+                    store.forget(&linked)?;
+                }
+                Ok(state)
+            })?;
             told.push(UnlinkInfo { file: linked.file.clone(), path: linked.whole(), state });
         }
         Ok(told)
     }
 
-    fn take_away(&self, opened: &Opened, linked: &Linked, restore: bool) -> Result<UnlinkState> {
-        let way = linked.way();
-        let kept = linked.kept.as_ref().filter(|_| restore);
-        let value = match kept {
-            Some(kept) => {
-                let version = opened.vault.version(&kept.reference).unwrap_or(0);
-                let logged = self.logged(VaultChange::Reveal, (&kept.reference, version), "restore")?;
-                Some((opened.vault.unseal(&logged)?, kept.mode))
-            }
-            None => None,
-        };
-        let place = match &value {
-            Some(_) => Some(Place::make(way)?),
-            None => Place::at(way)?,
-        };
-        let Some(place) = place else { return Ok(UnlinkState::Gone) };
-        let state = place.remove(linked)?;
-        if let (Some((value, mode)), UnlinkState::Removed | UnlinkState::Gone) = (&value, state) {
-            // The line for git stays: a file in the clear is the last thing to be committed.
-            place.write(value, *mode)?;
-            return Ok(UnlinkState::Restored);
-        }
-        if let Some(line) = &linked.ignored {
-            ignored::remove(&linked.base, &linked.path, line)?;
-        }
-        linked.made.iter().rev().for_each(crate::placeholders::Placeholder::remove);
-        Ok(state)
+    /// What a link had replaced, where that is to come back, and with which permissions.
+    fn kept_value(
+        &self,
+        opened: &Opened,
+        linked: &Linked,
+        restore: bool,
+    ) -> Result<Option<(Plaintext, u32)>> {
+        let Some(kept) = linked.kept.as_ref().filter(|_| restore) else { return Ok(None) };
+        let version = opened.vault.version(&kept.reference).unwrap_or(0);
+        let logged = self.logged(VaultChange::Reveal, (&kept.reference, version), "restore")?;
+        Ok(Some((opened.vault.unseal(&logged)?, kept.mode)))
     }
+}
+
+/// One link is about to come, or to go.
+#[must_use]
+struct Relinking {
+    change: PolicyChange,
+    directory: PathBuf,
+    what: String,
+}
+
+impl Relinking {
+    fn of(change: PolicyChange, directory: &Path, file: &FileName, path: &FilePath) -> Self {
+        Self { change, directory: directory.to_owned(), what: format!("{file} at {path}") }
+    }
+}
+
+impl Change for Relinking {
+    fn events(&self) -> Vec<Event<'_>> {
+        let (change, directory, reason) = (self.change, self.directory.as_path(), Some(self.what.as_str()));
+        vec![Event::Policy { change, project: None, directory, hash: None, reason, asker: None }]
+    }
+}
+
+/// The line for git first, then the memory of the link, then the link, where it replaces something.
+fn place_link(
+    _logged: &Logged<Relinking>,
+    store: &mut Store,
+    (manifest, ignore): (&Manifest, bool),
+    info: &mut LinkInfo,
+    (way, old): (Way<'_>, Option<(Old, Reference)>),
+) -> Result<()> {
+    let ignored = if ignore { ignored::add(&manifest.directory, way.path)? } else { None };
+    let place = Place::make(way)?;
+    let mut linked = Linked::new(manifest, info, way.base, way.path, place.made());
+    linked.also(ignored, store);
+    match (info.state, old) {
+        (LinkState::File, Some((old, reference))) => {
+            linked.replaced(&reference, &old);
+            place.replace(old, way.link, |inode| store.remember(linked.of(inode)))?;
+            info.state = LinkState::Replaced;
+            Ok(())
+        }
+        (LinkState::Missing, _) => {
+            let inode = place.link(way.link)?;
+            let linked = linked.of(inode);
+            // One that nobody remembers could not be taken away again.
+            store.remember(linked.clone()).inspect_err(|_| drop(place.remove(&linked)))?;
+            info.state = LinkState::Made;
+            Ok(())
+        }
+        _ => store.remember(linked.of(place.inode()?)),
+    }
+}
+
+/// Takes the link away; `value` comes in its place, with these permissions.
+fn take_away(
+    _logged: &Logged<Relinking>,
+    linked: &Linked,
+    value: Option<&(Plaintext, u32)>,
+) -> Result<UnlinkState> {
+    let way = linked.way();
+    let place = match value {
+        Some(_) => Some(Place::make(way)?),
+        None => Place::at(way)?,
+    };
+    let Some(place) = place else { return Ok(UnlinkState::Gone) };
+    let state = place.remove(linked)?;
+    if let (Some((value, mode)), UnlinkState::Removed | UnlinkState::Gone) = (value, state) {
+        // The line for git stays: a file in the clear is the last thing to be committed.
+        place.write(value, *mode)?;
+        return Ok(UnlinkState::Restored);
+    }
+    if let Some(line) = &linked.ignored {
+        ignored::remove(&linked.base, &linked.path, line)?;
+    }
+    linked.made.iter().rev().for_each(crate::placeholders::Placeholder::remove);
+    Ok(state)
 }
 
 /// A file of a manifest that has a path.

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use crate::audit::VaultChange;
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::{RecipientInfo, Recovery, Rekeyed};
-use crate::custody::{Asker, vault_event};
+use crate::custody::Asker;
 use crate::error::{Class, Error, Result};
+use crate::files;
 use crate::keys::{self, Identity};
+use crate::succession::{self, Succession};
 use crate::sys::memory::Plaintext;
 use crate::vault::{Place, Vault};
-use crate::{files, succession};
 
 /// Bytes of a backup, at most: those of a vault.
 const LIMIT: u64 = 64 << 20;
@@ -37,9 +37,10 @@ impl Broker {
 
     fn add_recipient(&self, recipient: &str, paper: bool, bus: Option<&str>) -> Result<RecipientInfo> {
         let opened = self.unlock(Asker::Person, None, bus)?;
-        self.record(&vault_event(VaultChange::RecoveryAdd, None, Some(recipient)))?;
         let now = clock::unix_seconds();
-        self.change_vault(|vault| vault.add_recipient(&opened.identity, recipient, now, paper))
+        let changed =
+            self.change_vault(|vault| vault.plan_add_recipient(&opened.identity, recipient, now, paper))?;
+        Ok(changed.1)
     }
 
     /// Makes the vault no longer one for whom `beginning` names.
@@ -52,9 +53,7 @@ impl Broker {
         session_bus: Option<&str>,
     ) -> Result<RecipientInfo> {
         self.unlock(Asker::Person, None, session_bus)?;
-        let gone = self.change_vault(|vault| vault.remove_recipient(beginning))?;
-        self.record(&vault_event(VaultChange::RecoveryRemove, None, Some(&gone.recipient)))?;
-        Ok(gone)
+        self.change_vault(|vault| vault.plan_remove_recipient(beginning)).map(|(_, gone)| gone)
     }
 
     /// Opens the vault, or a backup of one, with the key of somebody that it is for, and puts it in its place under
@@ -87,8 +86,9 @@ impl Broker {
             let (secrets, generation) = (vault.list().len(), vault.generation());
             return Ok(Rekeyed { recipient: None, key: asked.method.clone(), secrets, generation });
         }
-        self.record(&vault_event(VaultChange::Recover, None, Some(reader.recipient())))?;
-        self.follow(&changing, &vault, (&asked.method, secret.as_ref()), session_bus)
+        let (succession, how) =
+            (Succession::recover(vault, reader.recipient()), (&asked.method, secret.as_ref()));
+        self.perform(succession, |logged| self.follow(&changing, logged, how, session_bus))
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::audit::VaultChange;
+use crate::audit::Logged;
 use crate::broker::Broker;
 use crate::control::protocol::{KeyMethod, Rekeyed};
-use crate::custody::{Asker, locked, vault_event};
+use crate::custody::{Asker, locked};
 use crate::error::Result;
 use crate::keys::keyring::Agent;
 use crate::keys::{self, session};
-use crate::succession::{self, Settled};
+use crate::succession::{self, Settled, Succession};
 use crate::sys::memory::Plaintext;
 use crate::trust::TrustStore;
 use crate::vault::{Place, Vault};
@@ -31,28 +31,29 @@ impl Broker {
         let changing = self.change()?;
         let opened = self.custody.read().opened().ok_or_else(locked)?;
         let method = method.or(keys::method(&self.directories)?).ok_or_else(locked)?;
-        self.record(&vault_event(VaultChange::Rekey, None, None))?;
-        self.follow(&changing, &opened.vault, (&method, secret), session_bus)
+        let succession = Succession::rekey(Vault::clone(&opened.vault));
+        self.perform(succession, |logged| self.follow(&changing, logged, (&method, secret), session_bus))
     }
 
-    /// Puts `vault`, under an identity of its own, in the place of what is there, and opens it.
+    /// Puts the vault, under an identity of its own, in the place of what is there, and opens it.
     ///
     /// # Errors
     /// As [`succession::succeed`]. A vault of which it cannot be said which it is then is closed.
     pub(crate) fn follow(
         &self,
         changing: &MutexGuard<'_, ()>,
-        vault: &Vault,
+        succession: Logged<Succession>,
         (method, secret): (&KeyMethod, Option<&Plaintext>),
         session_bus: Option<&str>,
     ) -> Result<Rekeyed> {
+        let receipt = succession.receipt();
         let (place, open) = (Place::of(&self.directories), self.custody.read().opened());
         // Nobody writes with the old keys meanwhile: neither what is trusted, nor what is remembered of the record.
         let trust: Option<Arc<Mutex<TrustStore>>> = open.as_ref().map(|opened| opened.trust.clone());
         let mut writing = trust.as_ref().map(|store| store.lock());
         self.audit.forget();
         let at = (&place, &self.directories);
-        let followed = succession::succeed(&Agent::own(), at, vault, (method, secret), session_bus);
+        let followed = succession::succeed(&Agent::own(), at, succession, (method, secret), session_bus);
         let (identity, vault) = match followed {
             Ok(followed) => followed,
             Err(error) => {
@@ -75,7 +76,7 @@ impl Broker {
         }
         let recipient = Some(identity.recipient().to_owned());
         let (key, secrets, generation) = (method.clone(), vault.list().len(), vault.generation());
-        self.open_up(changing, Arc::new(identity), vault, key.clone(), trust)?;
+        self.open_up((changing, receipt), Arc::new(identity), vault, key.clone(), trust)?;
         Ok(Rekeyed { recipient, key, secrets, generation })
     }
 }

@@ -191,7 +191,8 @@ fn an_open_is_of_one_state_of_the_vault() {
                 let value = Plaintext::copy_of(format!("{n:08}").as_bytes());
                 let both = ["db/url", "db/other"];
                 let both = both.map(|name| (Reference::new(name).unwrap(), &value, Facts::default()));
-                house.broker.change_vault(|vault| vault.set_all(both, i64::from(n))).unwrap();
+                let plan = |vault: &Vault| vault.plan_set_all(both, i64::from(n), None);
+                house.broker.change_vault(|vault| Ok((plan(vault)?, ()))).unwrap();
             }
         });
         let mut seen = std::collections::BTreeSet::new();

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Plaintext;
-use crate::audit;
+use crate::audit::{self, Change, Event, Logged, VaultChange};
 use crate::control::protocol::KeyMethod;
 use crate::error::{Class, Error, Result};
 use crate::files::{self, Prepared};
@@ -43,8 +43,35 @@ fn followers(directories: &Directories) -> [PathBuf; 4] {
     ]
 }
 
-/// Gives the vault in `place` another identity, with all that hangs off the one it has. `vault` may be that of a
-/// backup: it comes to stand there.
+/// A vault that is about to get another identity.
+#[must_use]
+pub struct Succession {
+    vault: Vault,
+    change: VaultChange,
+    /// Whose key opened it, where that was not its owner's.
+    reader: Option<String>,
+}
+
+impl Succession {
+    /// Of the vault that is there.
+    pub fn rekey(vault: Vault) -> Self {
+        Self { vault, change: VaultChange::Rekey, reader: None }
+    }
+
+    /// Of a vault that the recovery key of `reader` opened. It may be that of a backup: it comes to stand there.
+    pub(crate) fn recover(vault: Vault, reader: &str) -> Self {
+        Self { vault, change: VaultChange::Recover, reader: Some(reader.to_owned()) }
+    }
+}
+
+impl Change for Succession {
+    fn events(&self) -> Vec<Event<'_>> {
+        let (change, reason) = (self.change, self.reader.as_deref());
+        vec![Event::Vault { change, reference: None, version: None, reason, asker: None }]
+    }
+}
+
+/// Gives the vault in `place` another identity, with all that hangs off the one it has.
 ///
 /// # Errors
 /// Those of making an identity; `same_identity` (Usage); `vault_corrupt`; a storage error. [`settle`] tells which
@@ -52,10 +79,11 @@ fn followers(directories: &Directories) -> [PathBuf; 4] {
 pub fn succeed(
     agent: &Agent,
     (place, directories): (&Place, &Directories),
-    vault: &Vault,
+    succession: Logged<Succession>,
     (method, secret): (&KeyMethod, Option<&Plaintext>),
     session_bus: Option<&str>,
 ) -> Result<(Identity, Vault)> {
+    let vault = succession.into_inner().vault;
     settle(place, directories)?;
     let successor = keys::successor(agent, method, secret, session_bus)?;
     if vault.is_of(&successor.identity) {
@@ -78,7 +106,8 @@ fn announce(
     rekeyed: &Rekeyed,
 ) -> Result<()> {
     let (disk, root) = (place.disk(), successor.identity.root());
-    let trust = trust::signed_again(&directories.trust_file(), old, &root)?;
+    let mark = rekeyed.vault.store_mark();
+    let trust = trust::signed_again(&directories.trust_file(), mark, (old, &root))?;
     let remembered = audit::signed_again(&directories.record_head(), old, &root)?;
     let contents = [successor.sealed.clone(), trust, Some(rekeyed.anchor.clone()), remembered];
     for (path, content) in followers(directories).iter().zip(contents) {

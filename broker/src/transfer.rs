@@ -1,10 +1,12 @@
 //! How do many values come in at once, and go out together? All of them or none; in the clear never.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use kin_policy::{Reference, decide_reveal};
+use kin_policy::{Permit, Reference, decide_reveal};
 
-use crate::audit::VaultChange;
+use crate::audit::{Span, VaultChange};
 use crate::broker::Broker;
 use crate::clock;
 use crate::control::protocol::SecretInfo;
@@ -197,8 +199,8 @@ impl Broker {
             return Ok(());
         }
         let now = clock::unix_seconds();
-        let place = Place::of(&self.directories);
-        let written = self.change_vault(|vault| {
+        let changing = self.change()?;
+        self.replace_vault(&changing, |vault| {
             if new.iter().any(|(incoming, info)| {
                 vault.version(&incoming.reference).unwrap_or(0) != info.version.saturating_sub(1)
             }) {
@@ -206,14 +208,15 @@ impl Broker {
                     .hint("look again, and say yes again"));
             }
             let values = new.iter().map(|(new, _)| (new.reference.clone(), &new.value, new.facts.clone()));
-            vault.set_all(values, now)?;
-            Vault::copy(&place, &opened.identity).map(|(again, _)| again)
+            let planned = vault.plan_set_all(values, now, Some(reason))?;
+            self.perform(planned, |logged| vault.commit(logged))
         })?;
+        let (written, _) = Vault::copy(&Place::of(&self.directories), &opened.identity)?;
+        drop(changing);
         for (incoming, info) in new {
             let reference = &incoming.reference;
-            let logged = self.logged(VaultChange::Write, (reference, info.version), reason)?;
-            let there = written.unseal_version(&logged, info.version, now)?;
-            if there.bytes() != incoming.value.bytes() {
+            let permit = permit(reference)?;
+            if !written.has_version(&permit, info.version, &incoming.value)? {
                 let message = format!("the vault does not give {reference} back as it was written");
                 return Err(Error::new(Class::Integrity, "readback_failed", message).hint("see `kin doctor`"));
             }
@@ -262,9 +265,7 @@ impl Broker {
         (reference, version): (&Reference, u64),
         reason: &str,
     ) -> Result<audit::Logged<kin_policy::Permit>> {
-        let permit = decide_reveal(reference, false, true)
-            .ok_or_else(|| Error::internal("permit a value", "a person has not agreed"))?;
-        self.log_for_a_person(permit, &version_event(change, (reference, version), Some(reason)))
+        self.log_for_a_person(permit(reference)?, &version_event(change, (reference, version), Some(reason)))
     }
 
     /// Writes secrets to a file that is encrypted to others, where nothing may be.
@@ -287,9 +288,27 @@ impl Broker {
             let info = opened.vault.info(reference).ok_or_else(|| crate::vault::missing(reference))?;
             chosen.push(info);
         }
-        let content = document::write(&chosen, clock::unix_seconds(), |info: &SecretInfo| {
+        let span: Cell<Option<Span>> = Cell::default();
+        let written = self.write_export(&opened, (path, &seal), &chosen, &span);
+        written.inspect_err(|error| {
+            span.get().into_iter().for_each(|span| self.record_failed("vault.export", span, error));
+        })?;
+        Ok(ExportMade { path: path.clone(), secrets: chosen.len() })
+    }
+
+    /// Each value under the record of its export; `span` is of these, also where the file is not written after all.
+    fn write_export(
+        &self,
+        opened: &Opened,
+        (path, seal): (&Path, &envelope::Seal),
+        chosen: &[SecretInfo],
+        span: &Cell<Option<Span>>,
+    ) -> Result<()> {
+        let content = document::write(chosen, clock::unix_seconds(), |info: &SecretInfo| {
             let exported = (&info.reference, info.version);
             let logged = self.logged(VaultChange::Export, exported, &seal.name())?;
+            let last = logged.seq();
+            span.set(Some(Span { first: span.get().map_or(last, |span| span.first), last }));
             opened.vault.unseal(&logged)
         })?;
         let file = seal.close(&content)?;
@@ -297,7 +316,12 @@ impl Broker {
             let message = format!("the export would be larger than {} MiB", FILE >> 20);
             return Err(Error::new(Class::Usage, "export_too_large", message).hint("export it in parts"));
         }
-        files::write_atomic(path, &file)?;
-        Ok(ExportMade { path: path.clone(), secrets: chosen.len() })
+        files::write_atomic(path, &file)
     }
+}
+
+/// A permit for one value, for a person who agreed, outside every tree.
+fn permit(reference: &Reference) -> Result<Permit> {
+    decide_reveal(reference, false, true)
+        .ok_or_else(|| Error::internal("permit a value", "a person has not agreed"))
 }

@@ -1,4 +1,9 @@
 //! Has a person agreed to exactly this manifest, at exactly this place?
+//!
+//! The store is a file of its own, signed with a key that hangs off the identity. The vault remembers which one was
+//! written last, so that an old one that is put back trusts nothing. A change goes in three steps: the new
+//! store is written beside the old one; the vault takes its mark, and this is the one moment at which the change
+//! happens; the new one takes the place of the old. Whoever opens the store after a crash compares, and finishes.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,11 +15,13 @@ use sha2::{Digest, Sha256};
 use similar::TextDiff;
 use zeroize::Zeroizing;
 
+use crate::audit::{Change, Event, Logged, PolicyChange};
 use crate::control::protocol::{TrustState, path_bytes};
 use crate::error::{Class, Error, Result};
-use crate::files;
+use crate::files::{self, Prepared, RealDisk};
 use crate::keys::{Identity, Root, authenticate};
 use crate::manifest::{Manifest, printable};
+use crate::vault::{Acknowledged, StoreMark, Vault};
 
 const FORMAT: u32 = 1;
 /// What the key is derived for that it is signed with.
@@ -25,14 +32,37 @@ const LIMIT: u64 = 64 << 20;
 const DIFF_LINES: usize = 400;
 const DIFF_TIME: Duration = Duration::from_millis(300);
 
-/// What is trusted. It is signed with a key that hangs off the identity: no program that merely writes the
-/// file can make a manifest trusted.
+/// What is trusted. No program that merely writes the file can make a manifest trusted, whatever it writes there.
 pub struct TrustStore {
     path: PathBuf,
     key: Zeroizing<[u8; 32]>,
     trusted: Vec<Trusted>,
-    /// The file there now was refused: it is kept beside the next one.
-    refused: bool,
+    /// What the vault knows it by.
+    mark: StoreMark,
+    /// Why the file that is there is not this one: it is kept beside the next one.
+    refused: Option<Refused>,
+}
+
+/// Why a store is treated as empty: to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Somebody else wrote it.
+    Forged,
+    /// It is not the one that was written last.
+    RolledBack,
+    /// There was one, and it is gone.
+    Missing,
+}
+
+impl Refused {
+    /// The word that records use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forged => "trust_unauthenticated",
+            Self::RolledBack => "trust_rollback",
+            Self::Missing => "trust_missing",
+        }
+    }
 }
 
 /// One manifest that is trusted.
@@ -54,26 +84,100 @@ struct Document {
     trusted: Vec<Trusted>,
 }
 
-/// Whether the store in the file was written by somebody else, and is treated as empty: to be recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tampered(pub bool);
+/// A change of what is trusted: what the store is to become. Only a store makes one, and [`TrustStore::commit`]
+/// takes it once it is logged.
+#[must_use]
+pub struct Planned {
+    bytes: Vec<u8>,
+    trusted: Vec<Trusted>,
+    mark: StoreMark,
+    change: PolicyChange,
+    directory: PathBuf,
+    /// The project and the hash of its manifest, where it is to be trusted.
+    manifest: Option<(ProjectName, String)>,
+}
+
+impl Change for Planned {
+    fn events(&self) -> Vec<Event<'_>> {
+        vec![Event::Policy {
+            change: self.change,
+            project: self.manifest.as_ref().map(|(project, _)| project),
+            directory: &self.directory,
+            hash: self.manifest.as_ref().map(|(_, hash)| hash.as_str()),
+            reason: None,
+            asker: None,
+        }]
+    }
+}
+
+impl Acknowledged for Planned {
+    fn mark(&self) -> &StoreMark {
+        &self.mark
+    }
+}
+
+/// A store that goes on under a vault that does not know it: one from before vaults remembered any, or one that
+/// was open while its vault was restored.
+#[must_use]
+pub(crate) struct Adoption {
+    mark: StoreMark,
+    directory: PathBuf,
+}
+
+impl Change for Adoption {
+    fn events(&self) -> Vec<Event<'_>> {
+        let (change, directory) = (PolicyChange::Adopt, self.directory.as_path());
+        vec![Event::Policy { change, project: None, directory, hash: None, reason: None, asker: None }]
+    }
+}
+
+impl Acknowledged for Adoption {
+    fn mark(&self) -> &StoreMark {
+        &self.mark
+    }
+}
 
 impl TrustStore {
-    /// Reads the store at `path`; where there is none, it is empty.
+    /// Reads the store at `path`, of which the vault says that it is the one of `mark`; where there is none, it is
+    /// empty. A vault that says nothing takes any that is authentic. A change that was cut short is brought to its
+    /// end first.
     ///
     /// # Errors
     /// `unsafe_file`, `trust_format` (Integrity: a newer kin wrote it), or a storage error.
-    pub fn open(path: &Path, identity: &Identity) -> Result<(Self, Tampered)> {
+    pub(crate) fn open(path: &Path, identity: &Identity, mark: Option<&StoreMark>) -> Result<Self> {
         let key = identity.derive(PURPOSE);
-        let mut store = Self { path: path.to_owned(), key, trusted: Vec::new(), refused: false };
-        let Some(bytes) = files::read_private(path, LIMIT)? else { return Ok((store, Tampered(false))) };
-        if authenticate::verify(&store.key, &bytes) {
-            store.trusted = parse(&bytes, path)?;
-        } else {
-            store.refused = true;
+        let nothing = mark.cloned().unwrap_or_else(StoreMark::nothing);
+        let mut store =
+            Self { path: path.to_owned(), key, trusted: Vec::new(), mark: nothing, refused: None };
+        let Some(bytes) = settled(path, &store.key, mark)? else {
+            store.refused = mark.filter(|mark| !mark.is_nothing()).map(|_| Refused::Missing);
+            return Ok(store);
+        };
+        let own = StoreMark::of(&bytes);
+        store.refused = match mark {
+            _ if !authenticate::verify(&store.key, &bytes) => Some(Refused::Forged),
+            Some(mark) if *mark != own => Some(Refused::RolledBack),
+            _ => None,
+        };
+        if store.refused.is_none() {
+            (store.trusted, store.mark) = (parse(&bytes, path)?, own);
         }
-        let tampered = Tampered(store.refused);
-        Ok((store, tampered))
+        Ok(store)
+    }
+
+    /// Why the file is not used, where it is not.
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused
+    }
+
+    /// What `vault` has yet to learn, where this store goes on and is not the one that it knows.
+    pub(crate) fn to_adopt(&self, vault: &Vault) -> Option<Adoption> {
+        let unknown = match vault.store_mark() {
+            None => true,
+            Some(mark) => self.refused.is_none() && *mark != self.mark,
+        };
+        let directory = self.path.parent().unwrap_or(&self.path).to_owned();
+        unknown.then(|| Adoption { mark: self.mark.clone(), directory })
     }
 
     /// From now on it is signed with a key of `root`: the file has been signed again, with [`signed_again`].
@@ -90,13 +194,12 @@ impl TrustStore {
         }
     }
 
-    /// Trusts exactly this manifest at its path; `now` is in seconds of Unix time. Returns its directory in
-    /// the mount, which it keeps for as long as it is trusted under this name.
+    /// To trust exactly this manifest at its path; `now` is in seconds of Unix time. It keeps its directory in the
+    /// mount for as long as it is trusted under this name.
     ///
     /// # Errors
-    /// `mount_name_taken` (Denied) where another path has the same hash of eight digits; a storage error, and
-    /// then nothing has changed.
-    pub fn trust(&mut self, manifest: &Manifest, now: i64) -> Result<DirectoryName> {
+    /// `mount_name_taken` (Denied) where another path has the same hash of eight digits; `trust_full` (Storage).
+    pub fn plan_trust(&self, manifest: &Manifest, now: i64) -> Result<Planned> {
         let mounted_as = self.would_mount_as(manifest);
         if self.others(&manifest.directory).any(|trusted| trusted.mounted_as == mounted_as) {
             let message = format!("another project is mounted as {mounted_as}");
@@ -107,25 +210,25 @@ impl TrustStore {
         next.push(Trusted {
             directory: manifest.directory.clone(),
             project: manifest.project.clone(),
-            mounted_as: mounted_as.clone(),
+            mounted_as,
             hash: manifest.hash.clone(),
             trusted_at: now,
             text: manifest.text.clone(),
         });
-        self.commit(next)?;
-        Ok(mounted_as)
+        let named = Some((manifest.project.clone(), manifest.hash.clone()));
+        self.plan(next, PolicyChange::Trust, (&manifest.directory, named))
     }
 
-    /// Trusts nothing at `directory` any longer; whether something was.
+    /// To trust nothing at `directory` any longer; `None` where nothing is.
     ///
     /// # Errors
-    /// A storage error, and then nothing has changed.
-    pub fn untrust(&mut self, directory: &Path) -> Result<bool> {
+    /// `trust_full` (Storage).
+    pub fn plan_untrust(&self, directory: &Path) -> Result<Option<Planned>> {
         if self.at(directory).is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         let next = self.others(directory).cloned().collect();
-        self.commit(next).map(|()| true)
+        self.plan(next, PolicyChange::Untrust, (directory, None)).map(Some)
     }
 
     /// The directory in the mount of what is trusted at `directory`, a canonical path.
@@ -160,7 +263,12 @@ impl TrustStore {
         self.trusted.iter().filter(move |trusted| trusted.directory != directory)
     }
 
-    fn commit(&mut self, next: Vec<Trusted>) -> Result<()> {
+    fn plan(
+        &self,
+        next: Vec<Trusted>,
+        change: PolicyChange,
+        (directory, manifest): (&Path, Option<(ProjectName, String)>),
+    ) -> Result<Planned> {
         let document = Document { format: FORMAT, trusted: next };
         let json = serde_json::to_vec(&document).map_err(|error| Error::internal("write trust", error))?;
         let bytes = authenticate::sign(&self.key, json);
@@ -168,24 +276,76 @@ impl TrustStore {
             return Err(Error::new(Class::Storage, "trust_full", "too many manifests are trusted")
                 .hint("`kin untrust` in projects that are done"));
         }
-        if self.refused {
-            files::move_aside(&self.path, ".rejected")?;
-            self.refused = false;
-        }
-        files::write_atomic(&self.path, &bytes)?;
-        self.trusted = document.trusted;
+        let (mark, directory) = (StoreMark::of(&bytes), directory.to_owned());
+        Ok(Planned { bytes, trusted: document.trusted, mark, change, directory, manifest })
+    }
+
+    /// Does what was planned, with `vault`, which remembers it.
+    ///
+    /// # Errors
+    /// A storage error. Nothing has changed then, except where only the last step of the vault's write failed,
+    /// making it durable.
+    pub(crate) fn commit(&mut self, planned: Logged<Planned>, vault: &mut Vault) -> Result<()> {
+        let (disk, announced) = (vault.disk(), announced(&self.path));
+        Prepared::new(&*disk, &announced, &planned.get().bytes)?.put_in_place()?;
+        vault.acknowledge(&planned)?;
+        // It has happened: where its place cannot be taken now, the next who opens the store sees to that.
+        let _ = keep_refused(&self.path, self.refused.is_some())
+            .and_then(|()| files::move_file(&*disk, &announced, &self.path));
+        let Planned { trusted, mark, .. } = planned.into_inner();
+        (self.trusted, self.mark, self.refused) = (trusted, mark, None);
         Ok(())
     }
 }
 
+/// Where the next store waits for the vault's word.
+fn announced(path: &Path) -> PathBuf {
+    files::beside(path, ".announced")
+}
+
+/// The bytes of the store at `path`, of which the vault says that it is the one of `mark`. One that was announced and
+/// that the vault took has its place then; one that it never took is gone.
+fn settled(path: &Path, key: &[u8; 32], mark: Option<&StoreMark>) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let (there, announced) = (files::read_private(path, LIMIT)?, announced(path));
+    let authentic = |bytes: &[u8]| authenticate::verify(key, bytes);
+    let is_newest = |bytes: &[u8]| authentic(bytes) && mark.is_some_and(|mark| *mark == StoreMark::of(bytes));
+    if !files::exists(&announced) {
+        return Ok(there);
+    }
+    if there.as_ref().is_some_and(|bytes| is_newest(bytes)) {
+        files::remove(&RealDisk, &announced)?;
+        return Ok(there);
+    }
+    match files::read_private(&announced, LIMIT)?.filter(|bytes| is_newest(bytes)) {
+        Some(bytes) => {
+            keep_refused(path, there.is_some_and(|there| !authentic(&there)))?;
+            files::move_file(&RealDisk, &announced, path)?;
+            Ok(Some(bytes))
+        }
+        None => Ok(there),
+    }
+}
+
+/// A file that was refused is kept for a look.
+fn keep_refused(path: &Path, refused: bool) -> Result<()> {
+    match refused && files::exists(path) {
+        true => files::move_aside(path, ".rejected"),
+        false => Ok(()),
+    }
+}
+
 /// The bytes of the store at `path`, signed with a key of `new` instead of `old`; `None` where there is no store,
-/// or one that was refused.
+/// or one that was refused. `mark` is as for [`TrustStore::open`].
 ///
 /// # Errors
 /// `unsafe_file`, or a storage error.
-pub(crate) fn signed_again(path: &Path, old: &Root, new: &Root) -> Result<Option<Vec<u8>>> {
-    let store = files::read_private(path, LIMIT)?;
+pub(crate) fn signed_again(
+    path: &Path,
+    mark: Option<&StoreMark>,
+    (old, new): (&Root, &Root),
+) -> Result<Option<Vec<u8>>> {
     let (old, new) = (old.derive(PURPOSE), new.derive(PURPOSE));
+    let store = settled(path, &old, mark)?;
     Ok(store.and_then(|bytes| authenticate::sign_again(&old, &new, &bytes)))
 }
 

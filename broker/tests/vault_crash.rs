@@ -9,10 +9,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
+use kin_broker::audit::{AuditLog, Change, Logged};
 use kin_broker::control::protocol::KeyMethod;
 use kin_broker::keys::keyring::Agent;
 use kin_broker::paths::Directories;
-use kin_broker::vault::{Facts, Place, Vault};
+use kin_broker::succession::Succession;
+use kin_broker::vault::{Facts, Making, Place, Planned, Vault};
 use kin_broker::{Class, Plaintext, keys, succession};
 use kin_policy::Reference;
 
@@ -142,23 +144,48 @@ fn write(kind: &str, home: &Path) -> ExitCode {
     }
 }
 
+/// Writes a change down, in a record of its own.
+fn log<C: Change>(directories: &Directories, change: C) -> kin_broker::Result<Logged<C>> {
+    let log = AuditLog::open(&directories.state)?;
+    log.append_change(change, None).map_err(|unlogged| unlogged.why.into())
+}
+
+fn commit(
+    directories: &Directories,
+    vault: &mut Vault,
+    plan: impl FnOnce(&Vault) -> kin_broker::Result<Planned>,
+) -> kin_broker::Result<()> {
+    let planned = plan(vault)?;
+    vault.commit(log(directories, planned)?)
+}
+
 fn attempt(kind: &str, home: &Path) -> kin_broker::Result<()> {
     let directories = directories(home);
     let (place, value) = (Place::of(&directories), Plaintext::copy_of(b"second"));
     let mut vault = open(&directories)?;
     match kind {
-        "set" => drop(vault.set(&name("new"), &value, Facts::default(), 2)?),
-        "rotate" => drop(vault.set(&name("a"), &value, Facts::default(), 2)?),
-        "import" => vault.set_all((0..9).map(|n| (name(&format!("b/{n}")), &value, Facts::default())), 2)?,
-        "rm" => drop(vault.remove(&name("a"))?),
-        "restore" => vault.restore()?,
+        "set" => commit(&directories, &mut vault, |vault| {
+            vault.plan_set(&name("new"), &value, Facts::default(), 2)
+        })?,
+        "rotate" => {
+            commit(&directories, &mut vault, |vault| vault.plan_set(&name("a"), &value, Facts::default(), 2))?
+        }
+        "import" => commit(&directories, &mut vault, |vault| {
+            let new = (0..9).map(|n| (name(&format!("b/{n}")), &value, Facts::default()));
+            vault.plan_set_all(new, 2, None)
+        })?,
+        "rm" => commit(&directories, &mut vault, |vault| {
+            vault.plan_remove(&name("a")).map(|(planned, _)| planned)
+        })?,
+        "restore" => commit(&directories, &mut vault, |vault| Ok(vault.plan_restore(Path::new("/backup"))))?,
         _ => {
             let (method, secret) = match kind {
                 "rekey" => (KeyMethod::KeyFile { path: home.join("key2") }, None),
                 _ => (KeyMethod::Passphrase, Some(passphrase())),
             };
             let at = (&place, &directories);
-            drop(succession::succeed(&Agent::own(), at, &vault, (&method, secret.as_ref()), None)?);
+            let logged = log(&directories, Succession::rekey(vault))?;
+            drop(succession::succeed(&Agent::own(), at, logged, (&method, secret.as_ref()), None)?);
         }
     }
     Ok(())
@@ -196,8 +223,11 @@ impl Scene {
         directories.create().expect("directories");
         let method = KeyMethod::KeyFile { path: home.path().join("key") };
         let identity = keys::create(&directories, &method, None, None).expect("an identity");
-        let mut vault = Vault::create(&Place::of(&directories), &identity).expect("a vault");
-        vault.set(&name("a"), &Plaintext::copy_of(b"first"), Facts::default(), 1).expect("a secret");
+        let making = log(&directories, Making::at(&Place::of(&directories))).expect("a record");
+        let mut vault = Vault::create(making, &identity).expect("a vault");
+        let first = Plaintext::copy_of(b"first");
+        let plan = |vault: &Vault| vault.plan_set(&name("a"), &first, Facts::default(), 1);
+        commit(&directories, &mut vault, plan).expect("a secret");
         Self { home }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, Permit};
 
 use super::{Broker, Caller, Halt, Judged, Program, Refusal, unsealing, versions, withheld};
-use crate::audit::{Event, Op, VaultChange};
+use crate::audit::{Event, Logged, Op, VaultChange};
 use crate::clock;
 use crate::custody::version_event;
 use crate::delivery::{Delivery, Untaken};
@@ -214,7 +214,8 @@ impl Broker {
         };
         let (grant, project) = (live.grant.id, &live.grant.project);
         let mut refused = None;
-        let stored = self.change_vault(|vault| {
+        let changing = self.change().map_err(|error| unstored(&error, live))?;
+        let stored = self.replace_vault(&changing, |vault| {
             if vault.has(permit, value)? {
                 // It could have been a guess.
                 let current = (reference, vault.version(reference).unwrap_or(0));
@@ -225,17 +226,19 @@ impl Broker {
             let kept = vault.info(reference).map_or_else(Facts::default, |old| Facts::kept(old, now));
             let facts = Facts { grant: Some(grant), ..kept };
             let version = vault.version(reference).unwrap_or(0) + 1;
-            if let Err(refusal) = self.log_write(by, (file, version), (action, op)) {
+            let planned = vault.plan_set(reference, value, facts, now)?;
+            let logged = self.log_write(by, (file, version), (action, op)).map_err(|refusal| {
                 refused = Some(refusal);
-                return Err(Error::internal("record a write", "it is refused"));
-            }
-            vault.set(reference, value, facts, now).map(drop).inspect_err(|error| {
+                Error::internal("record a write", "it is refused")
+            })?;
+            vault.commit_written(planned, &logged).inspect_err(|error| {
                 let reason = &*error.code;
-                let _ = self.record(&Event::WriteFail { grant, project, file, reference, version, reason });
+                self.record_or_owe(&Event::WriteFail { grant, project, file, reference, version, reason });
             })
         });
+        drop(changing);
         self.autolock.touch();
-        stored.map_err(|error| refused.unwrap_or_else(|| unstored(&error, live)))
+        stored.map(drop).map_err(|error| refused.unwrap_or_else(|| unstored(&error, live)))
     }
 
     /// Decided once more under the log's own lock, as every delivery is.
@@ -244,7 +247,7 @@ impl Broker {
         by: &Closed,
         (file, version): (&FileName, u64),
         (action, op): (Action, Op),
-    ) -> Result<(), Refusal> {
+    ) -> Result<Logged<Permit>, Refusal> {
         let Closed { judged, permit, caller, program } = by;
         let (Ok(known), Some(live), Some(reference)) =
             (&judged.subject.known, &judged.subject.live, permit.reference())
@@ -256,7 +259,7 @@ impl Broker {
         let (grant, elsewhere) = (live.grant.id, judged.subject.elsewhere());
         let event = Event::Write { op, grant, project, file, reference, version, elsewhere, reader };
         let (permit, place) = ((permit.clone(), &event), (project, file));
-        self.append(permit, (judged, *caller), place, (action, op), || ()).map(drop)
+        self.append(permit, (judged, *caller), place, (action, op), || ())
     }
 }
 

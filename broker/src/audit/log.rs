@@ -295,14 +295,6 @@ impl AuditLog {
         self.lock().map(|head| Head { seq: head.seq, mac: head.mac })
     }
 
-    /// Writes the record of something that happened while none could be written; a failure refuses nothing more.
-    ///
-    /// # Errors
-    /// [`NotLogged`].
-    pub(crate) fn append_owed(&self, event: &Event<'_>) -> Result<u64, NotLogged> {
-        self.append_again(event.name(), &mut |_, _, out| event.write(&mut Members(out)))
-    }
-
     /// Counts a record that was refused because of something else than its own write.
     pub(super) fn refuse(&self, errno: i32) -> NotLogged {
         self.fault.refuse(errno);

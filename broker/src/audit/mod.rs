@@ -4,10 +4,12 @@
 mod anchor;
 mod blocks;
 mod chain;
+mod change;
 mod denials;
 mod fault;
 mod json;
 mod keeper;
+mod late;
 mod log;
 mod logged;
 #[cfg(test)]
@@ -28,9 +30,12 @@ mod verify;
 mod when;
 
 pub use anchor::Head;
+pub use change::{Change, Span, Unlogged};
 pub use fault::Recording;
+pub(crate) use late::Late;
 pub use log::{AuditLog, NotLogged, Settings};
 pub use logged::Logged;
+pub(crate) use logged::Receipt;
 pub use query::{Filter, Queried, Record, parsed, query, query_last_run, query_lines};
 pub use record::{Ancestry, Denied, Event, Op, PolicyChange, ReaderFacts, VaultChange};
 pub use remembered::Remembered;

@@ -87,6 +87,9 @@ struct Fields<'a> {
     readers: Option<u64>,
     cut_bytes: Option<u64>,
     refused: Option<u64>,
+    #[serde(borrow)]
+    change: Option<&'a str>,
+    of: Option<u64>,
 }
 
 impl Fields<'_> {
@@ -201,6 +204,11 @@ impl<'a> Record<'a> {
         let several = several.filter_map(|named| shown(Some(named)).map(|named| with_version(&named)));
         let one = self.reference().map(|reference| (reference, self.version()));
         one.into_iter().chain(several.map(|(name, version)| (Cow::Owned(name), version))).collect()
+    }
+
+    /// Which change was not made after all: its event, and the number of its record.
+    pub fn failed_change(&self) -> Option<(&'a str, u64)> {
+        Some((self.fields.change?, self.fields.of?))
     }
 
     /// Whether it is a denial.

@@ -9,6 +9,7 @@ use kin_policy::{
     Binding, DirectoryName, Ending, FileName, GrantId, Limits, Pid, Process, ProjectName, Reference, Tid,
 };
 
+use super::change::Span;
 use super::json::Members;
 
 /// Ancestors that a record keeps; of the others it gives the number.
@@ -179,6 +180,23 @@ pub enum Event<'a> {
         /// The version of it.
         version: u64,
     },
+    /// `change.fail`: what these records tell of did not happen after all.
+    ChangeFail {
+        /// Their event.
+        change: &'static str,
+        /// Their numbers. All records of that event between the two are of this change.
+        span: Span,
+        /// The secret, where it was one.
+        reference: Option<&'a Reference>,
+        /// The version of it.
+        version: Option<u64>,
+        /// The project's canonical path, where it was one's.
+        directory: Option<&'a Path>,
+        /// The error's code.
+        reason: &'a str,
+        /// Who asked for the change, where somebody did.
+        asker: Option<ReaderFacts<'a>>,
+    },
     /// `vault.init`, `vault.write` and so on.
     Vault {
         /// What was done.
@@ -192,7 +210,7 @@ pub enum Event<'a> {
         /// Who asked for it, where somebody did.
         asker: Option<ReaderFacts<'a>>,
     },
-    /// `policy.trust`, `policy.untrust`, `policy.link`, `policy.unlink`, `policy.reject`
+    /// `policy.trust`, `policy.untrust`, `policy.adopt`, `policy.link`, `policy.unlink`, `policy.reject`
     Policy {
         /// What was done.
         change: PolicyChange,
@@ -224,6 +242,11 @@ pub enum Event<'a> {
         error: &'a str,
         /// Records that were refused, and with them what they stood for.
         refused: u64,
+    },
+    /// `audit.lost`: of what happened while none could be written, so many records were not kept until one could.
+    AuditLost {
+        /// How many.
+        count: u64,
     },
     /// `audit.recover`: the last line had been torn by a crash and was cut off.
     AuditRecover {
@@ -273,6 +296,7 @@ pub enum VaultChange {
 pub enum PolicyChange {
     Trust,
     Untrust,
+    Adopt,
     Link,
     Unlink,
     Reject,
@@ -395,6 +419,7 @@ impl<'a> Event<'a> {
         if let Self::GrantEnd { asker, .. }
         | Self::Vault { asker, .. }
         | Self::Policy { asker, .. }
+        | Self::ChangeFail { asker, .. }
         | Self::SockDeny { asker, .. } = &mut self
         {
             *asker = who;
@@ -416,14 +441,17 @@ impl<'a> Event<'a> {
             Self::WriteFail { .. } => "write.fail",
             Self::Render { .. } => "file.render",
             Self::Redact { .. } => "redact.allow",
+            Self::ChangeFail { .. } => "change.fail",
             Self::Vault { change, .. } => change.event(),
             Self::Policy { change: PolicyChange::Trust, .. } => "policy.trust",
             Self::Policy { change: PolicyChange::Untrust, .. } => "policy.untrust",
+            Self::Policy { change: PolicyChange::Adopt, .. } => "policy.adopt",
             Self::Policy { change: PolicyChange::Link, .. } => "policy.link",
             Self::Policy { change: PolicyChange::Unlink, .. } => "policy.unlink",
             Self::Policy { change: PolicyChange::Reject, .. } => "policy.reject",
             Self::SockDeny { .. } => "sock.deny",
             Self::AuditFault { .. } => "audit.fault",
+            Self::AuditLost { .. } => "audit.lost",
             Self::AuditRecover { .. } => "audit.recover",
             Self::AuditAnchor { .. } => "audit.anchor",
             Self::AuditReject { .. } => "audit.reject",
@@ -493,6 +521,22 @@ impl<'a> Event<'a> {
                 write_grant_id(out, Some(grant));
                 out.text("reason", reason.as_bytes(), NAME);
             }
+            Self::ChangeFail { change, span, reference, version, directory, reason, asker } => {
+                out.word("change", change);
+                out.number("of", span.first);
+                if span.last != span.first {
+                    out.number("to", span.last);
+                }
+                write_optional(out, "reference", reference.map(Reference::as_str));
+                if let Some(version) = version {
+                    out.number("version", version);
+                }
+                if let Some(directory) = directory {
+                    out.text("directory", directory.as_os_str().as_bytes(), PATH);
+                }
+                out.text("reason", reason.as_bytes(), NAME);
+                write_asker(out, asker);
+            }
             Self::Vault { reference, version, reason, asker, .. } => {
                 write_optional(out, "reference", reference.map(Reference::as_str));
                 if let Some(version) = version {
@@ -518,6 +562,7 @@ impl<'a> Event<'a> {
                 out.text("error", error.as_bytes(), NAME);
                 out.number("refused", refused);
             }
+            Self::AuditLost { count } => out.number("count", count),
             Self::AuditRecover { cut_bytes } => out.number("cut_bytes", cut_bytes),
             Self::AuditAnchor { root } => out.text("root", root.as_bytes(), NAME),
             Self::AuditReject { reason } => out.text("reason", reason.as_bytes(), NAME),

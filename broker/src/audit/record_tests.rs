@@ -260,11 +260,26 @@ proptest! {
                 reason: Some(&text),
                 asker: None,
             },
+            Event::ChangeFail {
+                change: "vault.accept_rollback",
+                span: Span { first: u64::MAX - 1, last: u64::MAX },
+                reference: Some(&reference),
+                version: Some(u64::MAX),
+                directory: Some(path),
+                reason: &text,
+                asker: None,
+            },
             Event::GrantEnd { grant, project: &project, ending: Ending::OwnerKilled, asker: None },
             Event::SockDeny { verb: &text, reason: &text, peer: Pid::new(u32::MAX), asker: None },
             Event::AuditFault { error: &text, refused: u64::MAX },
         ] {
-            said(&event.asked_by(Some(reader)));
+            let event = event.asked_by(Some(reader));
+            said(&event);
+            // Also where it is written later.
+            sealed(event.name(), |out| {
+                event.write(out);
+                out.time("happened", std::time::SystemTime::now());
+            });
         }
         let denied = Denied {
             op: Op::Opendir,

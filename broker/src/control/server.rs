@@ -213,7 +213,8 @@ fn refuse_stranger(broker: &Broker, peer: &Result<Peer>, speaker: Option<Pid>, r
     let _behalf = Behalf::of(asker);
     let verb = request.question.verb();
     let denied = Event::SockDeny { verb: &verb, reason: &refusal.code, peer: speaker, asker: None };
-    broker.record(&denied).err().unwrap_or(refusal)
+    broker.record_or_owe(&denied);
+    refusal
 }
 
 /// Sends an answer, in as many parts as it takes.

@@ -43,6 +43,11 @@ pub(crate) fn sign_again(old: &[u8; 32], new: &[u8; 32], json: &[u8]) -> Option<
     verify(old, json).then(|| sign(new, [&json[..signed], b"}"].concat()))
 }
 
+/// Of a signed object the bytes that its MAC covers; all, where it is none.
+pub(crate) fn signed_part(json: &[u8]) -> &[u8] {
+    json.len().checked_sub(OPEN.len() + TEXT + CLOSE.len()).map_or(json, |end| &json[..end])
+}
+
 fn mac(key: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(bytes);

@@ -108,6 +108,17 @@ pub fn create_through(
     passphrase: Option<&Plaintext>,
     session_bus: Option<&str>,
 ) -> Result<Identity> {
+    check_new(directories)?;
+    let successor = successor(agent, method, passphrase, session_bus)?;
+    keep(directories, &successor.config(), successor.sealed.as_deref())?;
+    Ok(successor.identity)
+}
+
+/// Refuses to make an identity where there is a vault, or one is lost.
+///
+/// # Errors
+/// `vault_exists`, `key_exists` (Denied).
+pub(crate) fn check_new(directories: &Directories) -> Result<()> {
     let vault = directories.vault_file();
     if files::exists(&vault) {
         let message = format!("{} is there already", vault.display());
@@ -115,12 +126,10 @@ pub fn create_through(
         return Err(Error::new(Class::Denied, "vault_exists", message).hint(hint));
     }
     let of_lost = left_of_a_lost_vault(directories);
-    if !of_lost.is_empty() {
-        return Err(key_exists(&of_lost));
+    match of_lost.is_empty() {
+        true => Ok(()),
+        false => Err(key_exists(&of_lost)),
     }
-    let successor = successor(agent, method, passphrase, session_bus)?;
-    keep(directories, &successor.config(), successor.sealed.as_deref())?;
-    Ok(successor.identity)
 }
 
 /// What is there of a vault whose file is not: a backup of it opens with that key alone. Empty where there is a vault,

@@ -61,13 +61,30 @@ pub(super) fn add(directory: &Path, path: &FilePath) -> Result<Option<Line>> {
         Err(errno) => return Err(failed(directory, errno)),
     };
     let text = read(&mut file, directory)?;
-    if text.split(|byte| *byte == b'\n').any(|own| own.trim_ascii_end() == line.as_bytes()) {
+    if has_line(&text, &line) {
         return Ok(None);
     }
     let between = if text.is_empty() || text.ends_with(b"\n") { "" } else { "\n" };
     file.write_all(format!("{between}{line}\n").as_bytes())
         .map_err(|error| Error::storage(&format!("write {NAME}"), &error))?;
     Ok(Some(Line { made }))
+}
+
+/// Whether the line of a path below `directory` is there.
+///
+/// # Errors
+/// As [`add`].
+pub(super) fn is_there(directory: &Path, path: &FilePath) -> Result<bool> {
+    let held = hold(directory)?;
+    match open(&held, OFlag::O_RDONLY) {
+        Ok(mut file) => Ok(has_line(&read(&mut file, directory)?, &pattern(path))),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(failed(directory, errno)),
+    }
+}
+
+fn has_line(text: &[u8], line: &str) -> bool {
+    text.split(|byte| *byte == b'\n').any(|own| own.trim_ascii_end() == line.as_bytes())
 }
 
 /// Takes the line out again, where it is still there; the file too, where it was made for it and has no other.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::StoreMark;
 use crate::error::{Class, Error, Result};
 use crate::files::{self, Disk, Prepared};
 use crate::keys::authenticate;
@@ -27,6 +28,9 @@ struct Mark {
     generation: u64,
     /// SHA-256 of the vault's file, hexadecimal.
     digest: String,
+    /// What that vault says of the trust store: it is still known where the vault is lost, or rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trust: Option<StoreMark>,
 }
 
 /// How a vault stands to its mark.
@@ -71,6 +75,11 @@ pub(super) fn generation(path: &Path, key: &[u8; 32]) -> u64 {
     read(path, key).ok().flatten().map_or(0, |mark| mark.generation)
 }
 
+/// What the newest vault says of the trust store; `None` where there is no mark of ours that tells.
+pub(super) fn store_mark(path: &Path, key: &[u8; 32]) -> Option<StoreMark> {
+    read(path, key).ok().flatten().and_then(|mark| mark.trust)
+}
+
 /// A mark for this vault, ready to be put in its place.
 ///
 /// # Errors
@@ -79,15 +88,19 @@ pub(super) fn prepare<'d>(
     disk: &'d dyn Disk,
     path: &Path,
     key: &[u8; 32],
-    generation: u64,
+    (generation, trust): (u64, Option<&StoreMark>),
     file: &[u8],
 ) -> Result<Prepared<'d>> {
-    Prepared::new(disk, path, &render(key, generation, file)?)
+    Prepared::new(disk, path, &render(key, (generation, trust), file)?)
 }
 
 /// The bytes of such a mark.
-pub(super) fn render(key: &[u8; 32], generation: u64, file: &[u8]) -> Result<Vec<u8>> {
-    let mark = Mark { format: FORMAT, generation, digest: digest(file) };
+pub(super) fn render(
+    key: &[u8; 32],
+    (generation, trust): (u64, Option<&StoreMark>),
+    file: &[u8],
+) -> Result<Vec<u8>> {
+    let mark = Mark { format: FORMAT, generation, digest: digest(file), trust: trust.cloned() };
     let json = serde_json::to_vec(&mark).map_err(|error| Error::internal("write the anchor", error))?;
     Ok(authenticate::sign(key, json))
 }

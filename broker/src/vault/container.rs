@@ -20,7 +20,7 @@ use kin_policy::{GrantId, Reference};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{MAX_VALUE, seal};
+use super::{MAX_VALUE, StoreMark, seal};
 use crate::Plaintext;
 use crate::error::{Class, Error, Result};
 use crate::keys::{Identity, Root, age_file, authenticate, is_recipient};
@@ -45,6 +45,9 @@ pub(super) struct Content {
     data_key: Sealed,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     recipients: Vec<Recipient>,
+    /// Which trust store is the newest; missing where a kin wrote it that remembered none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trust: Option<StoreMark>,
     pub(super) secrets: BTreeMap<Reference, Record>,
 }
 
@@ -163,6 +166,7 @@ impl Content {
             generation: 1,
             data_key: data_key_sealed,
             recipients: Vec::new(),
+            trust: Some(StoreMark::nothing()),
             secrets,
         };
         Ok((content, data_key))

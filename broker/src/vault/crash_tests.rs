@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::*;
-use crate::control::protocol::KeyMethod;
+use crate::control::protocol::{KeyMethod, TrustState};
 use crate::files::NewFile;
-use crate::keys::{self, authenticate, keyring::Agent};
-use crate::succession;
+use crate::keys::{self, keyring::Agent};
+use crate::manifest::Manifest;
+use crate::succession::{self, Succession};
 use crate::trust::TrustStore;
 
 /// One thing that was asked of the disk. Files have numbers; a name is what may point at one.
@@ -159,7 +160,7 @@ fn apply(names: &mut BTreeMap<PathBuf, usize>, changes: Vec<Change>) {
 struct Recording {
     dir: TempDir,
     steps: Vec<Step>,
-    /// What was there before the disk was watched: `key.json` and what is trusted.
+    /// What was there before the disk was watched: `key.json`.
     before: Files,
     /// What there is after each write.
     after: Vec<After>,
@@ -173,6 +174,8 @@ struct After {
     generation: u64,
     /// What `a` holds, and how many secrets there are.
     holds: (Option<Vec<u8>>, usize),
+    /// What is trusted: whether the project is, and the store's file.
+    trusts: (bool, Option<Vec<u8>>),
 }
 
 fn name(text: &str) -> Reference {
@@ -195,15 +198,32 @@ fn begin(dir: &TempDir, disk: Arc<dyn Disk>) -> (Place, Directories, Vault, Iden
     let method = KeyMethod::KeyFile { path: dir.path().join("key0") };
     let identity = keys::create(&directories, &method, None, None).unwrap();
     let place = Place { disk, ..Place::of(&directories) };
-    let vault = Vault::create(&place, &identity).unwrap();
-    // What hangs off the identity beside the vault: the succession takes it along.
-    let trust = authenticate::sign(&identity.derive("kin/trust/1"), br#"{"format":1,"trusted":[]}"#.to_vec());
-    files::write_atomic(&directories.trust_file(), &trust).unwrap();
+    let vault = Vault::made(&place, &identity).unwrap();
+    let project = dir.path().join("project");
+    std::fs::create_dir(&project).unwrap();
+    std::fs::write(project.join("kin.toml"), "schema = 1\nproject.name = \"api\"\n").unwrap();
     (place, directories, vault, identity)
 }
 
 /// The kinds of write; each is one acknowledgement.
-const WRITES: [&str; 8] = ["set", "rotate", "import", "rm", "rekey", "share", "restore", "rekey"];
+const WRITES: [&str; 12] = [
+    "set", "trust", "rotate", "import", "untrust", "rm", "trust", "rekey", "share", "restore", "untrust",
+    "rekey",
+];
+
+fn store(dir: &TempDir, vault: &Vault) -> Result<TrustStore> {
+    let directories = directories(dir);
+    TrustStore::open(&directories.trust_file(), &keys::load(&directories, None, None)?, vault.store_mark())
+}
+
+/// Whether the project is trusted, by a store that is in order.
+fn trusts(dir: &TempDir, vault: &Vault) -> Result<bool> {
+    let store = store(dir, vault)?;
+    if let Some(refused) = store.refused() {
+        return Err(Error::internal("trust", refused.as_str()));
+    }
+    Ok(store.check(&Manifest::read(&dir.path().join("project"))?) == TrustState::Trusted)
+}
 
 /// Does the write number `at`.
 fn write(at: usize, dir: &TempDir, vault: &mut Vault, place: &Place) -> Result<()> {
@@ -222,10 +242,20 @@ fn write(at: usize, dir: &TempDir, vault: &mut Vault, place: &Place) -> Result<(
             drop(vault.add_recipient(&identity, &recipient(), 4, true)?);
         }
         "restore" => vault.restore()?,
+        "trust" | "untrust" => {
+            let mut store = store(dir, vault)?;
+            let manifest = Manifest::read(&dir.path().join("project"))?;
+            let planned = match WRITES[at] {
+                "trust" => Some(store.plan_trust(&manifest, 1)?),
+                _ => store.plan_untrust(&manifest.directory)?,
+            };
+            store.commit(Logged::for_test(planned.expect("a change")), vault)?;
+        }
         _ => {
             let method = KeyMethod::KeyFile { path: dir.path().join(format!("key{}", at + 1)) };
             let at = (place, &directories);
-            *vault = succession::succeed(&Agent::own(), at, vault, (&method, None), None)?.1;
+            let logged = Logged::for_test(Succession::rekey(vault.clone()));
+            *vault = succession::succeed(&Agent::own(), at, logged, (&method, None), None)?.1;
         }
     }
     Ok(())
@@ -237,10 +267,11 @@ fn recipient() -> String {
     RECIPIENT.get_or_init(|| Identity::generate().recipient().to_owned()).clone()
 }
 
-fn state(vault: &Vault, place: &Place) -> After {
+fn state(dir: &TempDir, vault: &Vault, place: &Place) -> After {
     let read = |path: &Path| std::fs::read(path).unwrap();
     let (file, anchor) = (read(&place.file), read(&place.anchor));
-    After { file, anchor, generation: vault.generation(), holds: holds(vault) }
+    let trusts = (trusts(dir, vault).unwrap(), std::fs::read(directories(dir).trust_file()).ok());
+    After { file, anchor, generation: vault.generation(), holds: holds(vault), trusts }
 }
 
 fn holds(vault: &Vault) -> (Option<Vec<u8>>, usize) {
@@ -252,13 +283,13 @@ fn record() -> Recording {
     let dir = TempDir::new().unwrap();
     let steps = Arc::new(Mutex::new(Vec::new()));
     let (place, directories, mut vault, _) = begin(&dir, Arc::new(Recorder(steps.clone())));
-    let kept = [directories.key_config(), directories.trust_file()];
-    let before = kept.map(|path| (path.clone(), std::fs::read(path).unwrap())).into();
-    let mut after = vec![state(&vault, &place)];
+    let config = directories.key_config();
+    let before = [(config.clone(), std::fs::read(config).unwrap())].into();
+    let mut after = vec![state(&dir, &vault, &place)];
     steps.lock().push(Step::Acknowledged(0));
     for at in 0..WRITES.len() {
         write(at, &dir, &mut vault, &place).unwrap();
-        after.push(state(&vault, &place));
+        after.push(state(&dir, &vault, &place));
         steps.lock().push(Step::Acknowledged(at + 1));
     }
     let steps = steps.lock().clone();
@@ -309,10 +340,7 @@ impl Recording {
         let directories = directories(&self.dir);
         let place = Place::of(&directories);
         succession::settle(&place, &directories)?;
-        let identity = keys::load(&directories, None, None)?;
-        let (_, tampered) = TrustStore::open(&directories.trust_file(), &identity)?;
-        assert!(!tampered.0, "what is trusted is not of this identity");
-        Vault::open(&place, &identity)
+        Vault::open(&place, &keys::load(&directories, None, None)?)
     }
 
     fn wrong(&self, files: &Files, done: usize) -> Option<String> {
@@ -326,7 +354,21 @@ impl Recording {
         if !known.iter().any(|after| after.generation == vault.generation() && after.holds == holds(&vault)) {
             return Some(format!("{done} are done, and generation {} is there", vault.generation()));
         }
+        let now = known.iter().find(|after| after.generation == vault.generation())?;
+        match trusts(&self.dir, &vault) {
+            Ok(trusted) if trusted == now.trusts.0 => {}
+            other => return Some(format!("{done} are done, and the project is trusted: {other:?}")),
+        }
         let directories = directories(&self.dir);
+        // An older store that is put back is refused.
+        let other = |older: &&After| older.trusts.1 != now.trusts.1;
+        for old in self.after[..done].iter().filter(other).filter_map(|older| older.trusts.1.as_ref()) {
+            write_private(&directories.trust_file(), old);
+            let store = store(&self.dir, &vault).unwrap();
+            if store.refused().is_none() {
+                return Some(format!("{done} are done, and an old trust store is accepted"));
+            }
+        }
         let anchor = std::fs::read(directories.vault_anchor()).unwrap_or_default();
         let older = self.after[..done].iter().skip(1).filter(|older| older.anchor != anchor);
         for older in older.rev().take(2) {
@@ -367,7 +409,8 @@ fn x02_a_sync_that_was_forgotten_is_caught() {
     let next = |path: PathBuf| files::beside(&path, ".next");
     let (config, vault, anchor) =
         (directories.key_config(), directories.vault_file(), directories.vault_anchor());
-    for file in [&vault, &anchor, &next(anchor.clone()), &next(config.clone()), &config] {
+    let announced = files::beside(&directories.trust_file(), ".announced");
+    for file in [&vault, &anchor, &next(anchor.clone()), &next(config.clone()), &config, &announced] {
         let found = recording.replay(|step| matches!(step, Step::Sync(of) if made(*of, file)));
         assert!(found.is_err(), "without a sync of {}", file.display());
     }
@@ -442,12 +485,14 @@ fn a_write_fails(which: usize, at: usize, errno: i32) -> bool {
     for before in (0..which).filter(|before| !["rekey", "share"].contains(&WRITES[*before])) {
         write(before, &dir, &mut vault, &place).unwrap();
     }
-    let (before, held) = (vault.generation(), holds(&vault));
+    let (before, held, trusted) = (vault.generation(), holds(&vault), trusts(&dir, &vault).unwrap());
     left.store(at, Ordering::Relaxed);
     let outcome = write(which, &dir, &mut vault, &place);
     // Counted down past 0: that operation took place.
     let reached = left.swap(usize::MAX, Ordering::Relaxed) > usize::MAX / 2;
     match &outcome {
+        // Once the vault names a trust store, that is the one, whether its file has its place already or not.
+        Ok(()) if WRITES[which].ends_with("trust") => {}
         Ok(()) => assert!(!reached || errno == libc::EINTR, "{what} was acknowledged"),
         Err(error) => {
             assert_eq!((error.class, vault.generation()), (Class::Storage, before), "{what}");
@@ -460,6 +505,8 @@ fn a_write_fails(which: usize, at: usize, errno: i32) -> bool {
     let found = again.generation();
     assert!([before, before + 1].contains(&found), "{what} tore it: {found} after {before}");
     assert!(outcome.is_err() || found == before + 1, "{what} was acknowledged and lost");
+    let changed = found > before && WRITES[which].ends_with("trust");
+    assert_eq!(trusts(&dir, &again).unwrap(), trusted != changed, "{what}");
     // The disk works again, and so does the vault.
     again.set(&name("a"), &value("newer"), Facts::default(), 9).unwrap();
     assert_eq!(holds(&Vault::open(&place, &identity).unwrap()).0, Some(b"newer".to_vec()), "{what}");

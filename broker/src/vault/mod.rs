@@ -5,8 +5,12 @@ mod anchor;
 mod attributes;
 mod container;
 mod history;
+mod mark;
+mod planned;
 mod recipients;
 mod seal;
+#[cfg(any(test, fuzzing))]
+mod unrecorded;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -28,6 +32,9 @@ use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
 
 pub(crate) use anchor::digest as digest_of;
 pub(crate) use history::{due, modified};
+pub(crate) use mark::StoreMark;
+pub(crate) use planned::Acknowledged;
+pub use planned::{Making, Planned};
 pub(crate) use recipients::Rekeyed;
 
 /// Bytes of a value, at most.
@@ -106,7 +113,8 @@ impl Vault {
     ///
     /// # Errors
     /// `vault_exists` (Denied) where something is there already, or a storage error.
-    pub fn create(place: &Place, identity: &Identity) -> Result<Self> {
+    pub fn create(making: Logged<Making>, identity: &Identity) -> Result<Self> {
+        let place = making.get().place();
         if files::exists(&place.file) {
             let message = format!("{} is there already", place.file.display());
             return Err(Error::new(Class::Denied, "vault_exists", message).hint("move it away to begin anew"));
@@ -128,21 +136,18 @@ impl Vault {
         let generation = vault.content.generation;
         match anchor::check(&place.anchor, vault.keys.anchor(), generation, &file)? {
             Freshness::Marked => {}
-            Freshness::Ahead => vault.mark(generation, &file)?.put_in_place()?,
+            Freshness::Ahead => vault.mark(&vault.content, &file)?.put_in_place()?,
         }
         Ok(vault)
     }
 
-    /// As [`Self::open`], for a person who knows that the vault is an old one: it becomes the newest, under a
-    /// generation that no other vault has had.
+    /// As [`Self::open`], for a person who knows that the vault is an old one. [`Self::plan_accept`] makes it the
+    /// newest.
     ///
     /// # Errors
     /// As there, without those about its age.
-    pub fn open_old(place: &Place, identity: &Identity) -> Result<Self> {
-        let (mut vault, _) = Self::read(place, identity)?;
-        let next = Content::clone(&vault.content);
-        vault.commit(next)?;
-        Ok(vault)
+    pub(crate) fn open_old(place: &Place, identity: &Identity) -> Result<Self> {
+        Self::read(place, identity).map(|(vault, _)| vault)
     }
 
     /// The vault in the bytes of a backup, for a look. It has the place of the one that it may replace.
@@ -155,14 +160,6 @@ impl Vault {
         Ok(Self::of(place, keys, data_key, content))
     }
 
-    /// Puts this vault in the place of the one that is there, as the newest.
-    ///
-    /// # Errors
-    /// A storage error.
-    pub fn restore(&mut self) -> Result<()> {
-        self.commit(Content::clone(&self.content))
-    }
-
     /// The vault's file, read again and checked: what a backup is.
     ///
     /// # Errors
@@ -171,6 +168,11 @@ impl Vault {
         let (vault, file) = Self::read(place, identity)?;
         anchor::check(&place.anchor, vault.keys.anchor(), vault.content.generation, &file)?;
         Ok((vault, file))
+    }
+
+    /// What writes it.
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        self.place.disk.clone()
     }
 
     fn read(place: &Place, identity: &Identity) -> Result<(Self, Zeroizing<Vec<u8>>)> {
@@ -201,29 +203,23 @@ impl Vault {
     /// # Errors
     /// As [`Self::unseal`].
     pub fn has(&self, permit: &Permit, value: &Plaintext) -> Result<bool> {
-        let reference =
-            permit.reference().ok_or_else(|| Error::internal("compare a value", "the permit is to look"))?;
-        let current = self.current(reference).ok_or_else(|| missing(reference))?;
-        Ok(current.size == value.len() as u64
-            && self.open_version(reference, current)?.bytes() == value.bytes())
+        let reference = compared(permit)?;
+        self.is_value(reference, self.current(reference).ok_or_else(|| missing(reference))?, value)
     }
 
-    /// Makes an old version the current one: the same value once more, under the next number, with what is kept
-    /// beside the version that it replaces. Nobody is delivered it.
+    /// As [`Self::has`], of one version.
     ///
     /// # Errors
-    /// `version_missing` and `version_destroyed` (Usage); as [`Self::set`].
-    pub fn bring_back(
-        &mut self,
-        reference: &Reference,
-        version: u64,
-        facts: Facts,
-        created: i64,
-    ) -> Result<SecretInfo> {
-        self.check_version(reference, version, created)?;
+    /// As there.
+    pub(crate) fn has_version(&self, permit: &Permit, version: u64, value: &Plaintext) -> Result<bool> {
+        let reference = compared(permit)?;
         let found = self.versions(reference).iter().find(|found| found.version == version);
-        let value = self.open_version(reference, found.ok_or_else(|| missing(reference))?)?;
-        self.set(reference, &value, facts, created)
+        self.is_value(reference, found.ok_or_else(|| missing(reference))?, value)
+    }
+
+    fn is_value(&self, reference: &Reference, version: &Version, value: &Plaintext) -> Result<bool> {
+        Ok(version.size == value.len() as u64
+            && self.open_version(reference, version)?.bytes() == value.bytes())
     }
 
     /// Opens the current version of one of the secrets that `permit` names.
@@ -273,41 +269,6 @@ impl Vault {
             .ok_or_else(|| corrupt(&self.place.file, &format!("has a damaged value for {reference}")))
     }
 
-    /// Stores a new version, which becomes the current one; `created` is in seconds of Unix time. Older ones
-    /// can be read for a while. Nothing changes where the vault cannot be written.
-    ///
-    /// # Errors
-    /// `value_too_large`, `note_too_long`, `bad_attribute` (Usage), `vault_full`, or another storage error.
-    pub fn set(
-        &mut self,
-        reference: &Reference,
-        value: &Plaintext,
-        facts: Facts,
-        created: i64,
-    ) -> Result<SecretInfo> {
-        self.set_all([(reference.clone(), value, facts)], created)?;
-        self.info(reference).ok_or_else(|| missing(reference))
-    }
-
-    /// As [`Self::set`], for many at once: all of them, or none.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn set_all<'v>(
-        &mut self,
-        new: impl IntoIterator<Item = (Reference, &'v Plaintext, Facts)>,
-        created: i64,
-    ) -> Result<()> {
-        let mut next = Content::clone(&self.content);
-        for (reference, value, facts) in new {
-            let record = next.secrets.entry(reference.clone()).or_default();
-            let version = self.seal_version(&reference, record, value, facts, created)?;
-            record.versions.push(version);
-        }
-        next.secrets.values_mut().for_each(|record| history::forget(record, created));
-        self.commit(next)
-    }
-
     fn seal_version(
         &self,
         reference: &Reference,
@@ -325,18 +286,6 @@ impl Vault {
         let sealed = seal::seal(&self.data_key, &place(reference, version), value.bytes())?;
         let (size, sealed) = (value.len() as u64, Some(Sealed(sealed.into())));
         Ok(Version { version, created, size, note, due, generated, grant, attributes, sealed })
-    }
-
-    /// Destroys every version of a secret; tells what it was.
-    ///
-    /// # Errors
-    /// `secret_missing`, or a storage error.
-    pub fn remove(&mut self, reference: &Reference) -> Result<SecretInfo> {
-        let info = self.info(reference).ok_or_else(|| missing(reference))?;
-        let mut next = Content::clone(&self.content);
-        next.secrets.remove(reference);
-        self.commit(next)?;
-        Ok(info)
     }
 
     /// What may be known of every secret, by name.
@@ -399,21 +348,12 @@ impl Vault {
         self.versions(reference).last()
     }
 
-    /// The file first, then memory: what was acknowledged is on the disk.
-    fn commit(&mut self, mut next: Content) -> Result<()> {
-        let marked = anchor::generation(&self.place.anchor, self.keys.anchor());
-        next.generation = next.generation.max(marked) + 1;
-        self.write(&next)?;
-        self.content = Arc::new(next);
-        Ok(())
-    }
-
     /// Both files are written before either is put in its place, so that a full disk changes neither; the
     /// vault goes first, so that a crash leaves none that is older than its anchor.
     fn write(&self, content: &Content) -> Result<()> {
         let file = self.encode(content, &self.keys)?;
         let vault = Prepared::new(&*self.place.disk, &self.place.file, &file)?;
-        let anchor = self.mark(content.generation, &file)?;
+        let anchor = self.mark(content, &file)?;
         vault.put_in_place()?;
         anchor.put_in_place()
     }
@@ -429,8 +369,9 @@ impl Vault {
         Ok(file)
     }
 
-    fn mark(&self, generation: u64, file: &[u8]) -> Result<Prepared<'_>> {
-        anchor::prepare(&*self.place.disk, &self.place.anchor, self.keys.anchor(), generation, file)
+    fn mark(&self, content: &Content, file: &[u8]) -> Result<Prepared<'_>> {
+        let says = (content.generation, content.trust.as_ref());
+        anchor::prepare(&*self.place.disk, &self.place.anchor, self.keys.anchor(), says, file)
     }
 }
 
@@ -481,6 +422,10 @@ fn describe(reference: &Reference, current: &Version) -> SecretInfo {
 fn named(permit: &Logged<Permit>) -> Result<&Reference> {
     let reference = permit.get().reference();
     reference.ok_or_else(|| Error::internal("unseal a value", "the permit is only to look"))
+}
+
+fn compared(permit: &Permit) -> Result<&Reference> {
+    permit.reference().ok_or_else(|| Error::internal("compare a value", "the permit is to look"))
 }
 
 fn check_size(code: &'static str, what: &str, size: usize, limit: usize) -> Result<()> {

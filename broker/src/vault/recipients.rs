@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::container::{Content, Keys, MOST_RECIPIENTS, Recipient, Sealed, corrupt, place};
-use super::{Place, Vault, anchor, container, seal};
+use super::{Place, Planned, Vault, anchor, container, seal};
+use crate::audit::VaultChange;
 use crate::control::protocol::RecipientInfo;
 use crate::error::{Class, Error, Result};
 use crate::files;
@@ -54,14 +55,14 @@ impl Vault {
     /// Makes it one for `recipient` too; `now` is in seconds of Unix time.
     ///
     /// # Errors
-    /// `bad_recipient`, `recipient_exists`, `too_many_recipients` (Usage), or a storage error.
-    pub(crate) fn add_recipient(
-        &mut self,
+    /// `bad_recipient`, `recipient_exists`, `too_many_recipients` (Usage).
+    pub(crate) fn plan_add_recipient(
+        &self,
         owner: &Identity,
         recipient: &str,
         now: i64,
         paper: bool,
-    ) -> Result<RecipientInfo> {
+    ) -> Result<(Planned, RecipientInfo)> {
         let mut others = self.content.recipients().to_vec();
         let refuse = |code, message: &str| {
             let hint = "`kin recovery list` shows whom it is for";
@@ -76,15 +77,14 @@ impl Vault {
         let new = Recipient::new(owner, recipient, now, paper).ok_or_else(bad_recipient)??;
         let info = describe(&new);
         others.push(new);
-        self.share(others)?;
-        Ok(info)
+        Ok(self.plan_recipients(VaultChange::RecoveryAdd, (self.shared_with(others), info)))
     }
 
     /// Makes it no longer one for the recipient that begins with `beginning`; tells which that was.
     ///
     /// # Errors
-    /// `unknown_recipient`, `ambiguous_recipient` (Usage), or a storage error.
-    pub(crate) fn remove_recipient(&mut self, beginning: &str) -> Result<RecipientInfo> {
+    /// `unknown_recipient`, `ambiguous_recipient` (Usage).
+    pub(crate) fn plan_remove_recipient(&self, beginning: &str) -> Result<(Planned, RecipientInfo)> {
         let (gone, left): (Vec<_>, Vec<_>) =
             self.content.recipients().iter().cloned().partition(|of| of.recipient.starts_with(beginning));
         let refuse = |code, message: String| {
@@ -96,17 +96,17 @@ impl Vault {
                 refuse("unknown_recipient", format!("the vault is for nobody that begins with {beginning}"))
             }
             [one] => {
-                self.share(left)?;
-                Ok(describe(one))
+                let next = (self.shared_with(left), describe(one));
+                Ok(self.plan_recipients(VaultChange::RecoveryRemove, next))
             }
             _ => refuse("ambiguous_recipient", format!("more than one recipient begins with {beginning}")),
         }
     }
 
-    fn share(&mut self, recipients: Vec<Recipient>) -> Result<()> {
+    fn shared_with(&self, recipients: Vec<Recipient>) -> Content {
         let mut next = Content::clone(&self.content);
         next.share(recipients);
-        self.commit(next)
+        next
     }
 
     /// Whether this is its identity.
@@ -129,6 +129,7 @@ impl Vault {
         let (mut content, data_key) = Content::new(&keys)?;
         let marked = anchor::generation(&self.place.anchor, self.keys.anchor());
         content.generation = self.content.generation.max(marked) + 1;
+        content.trust = self.newest_mark();
         content.secrets = self.content.secrets.clone();
         for (reference, record) in &mut content.secrets {
             for version in record.versions.iter_mut().filter(|version| version.sealed.is_some()) {
@@ -143,7 +144,7 @@ impl Vault {
         };
         content.share(self.content.recipients().iter().map(again).collect::<Result<_>>()?);
         let file = self.encode(&content, &keys)?;
-        let anchor = anchor::render(keys.anchor(), content.generation, &file)?;
+        let anchor = anchor::render(keys.anchor(), (content.generation, content.trust.as_ref()), &file)?;
         Ok(Rekeyed { vault: Self::of(&self.place, keys, data_key, content), file, anchor })
     }
 }

@@ -18,7 +18,7 @@ fn fixture() -> Fixture {
     let dir = TempDir::new().unwrap();
     let place = Place::new(dir.path().join("vault.age"), dir.path().join("vault.anchor"));
     let owner = Identity::generate();
-    let mut vault = Vault::create(&place, &owner).unwrap();
+    let mut vault = Vault::made(&place, &owner).unwrap();
     vault.set(&name(), &Plaintext::copy_of(b"s3cret"), Facts::default(), 1).unwrap();
     Fixture { _dir: dir, place, owner, vault }
 }

@@ -18,7 +18,7 @@ fn fixture() -> (Fixture, Vault) {
     let path = dir.path().join("vault.age");
     let place = Place::new(path.clone(), dir.path().join("vault.anchor"));
     let identity = Identity::generate();
-    let vault = Vault::create(&place, &identity).unwrap();
+    let vault = Vault::made(&place, &identity).unwrap();
     (Fixture { _dir: dir, path, place, identity }, vault)
 }
 
@@ -32,7 +32,7 @@ impl Fixture {
         std::fs::write(&self.path, file).unwrap();
         let key = self.identity.derive(anchor::PURPOSE);
         let generation = self.payload()["generation"].as_u64().unwrap();
-        anchor::prepare(&RealDisk, &self.place.anchor, &key, generation, file)
+        anchor::prepare(&RealDisk, &self.place.anchor, &key, (generation, None), file)
             .unwrap()
             .put_in_place()
             .unwrap();
@@ -260,7 +260,7 @@ fn too_much_is_refused() {
 #[test]
 fn a_vault_is_never_overwritten_and_an_absent_one_is_said_to_be() {
     let (at, _vault) = fixture();
-    let error = Vault::create(&at.place, &at.identity).err().unwrap();
+    let error = Vault::made(&at.place, &at.identity).err().unwrap();
     assert_eq!((error.class, &*error.code), (Class::Denied, "vault_exists"));
     std::fs::remove_file(&at.path).unwrap();
     assert_eq!(at.open().err().unwrap().code, "vault_absent");
@@ -357,7 +357,7 @@ fn f04_an_older_vault_is_refused_until_a_person_takes_it() {
     let error = at.open().err().unwrap();
     assert!(error.message.contains("have generation 2, want 3"), "{error}");
 
-    let taken = Vault::open_old(&at.place, &at.identity).unwrap();
+    let taken = Vault::accept_old(&at.place, &at.identity).unwrap();
     assert_eq!((taken.generation(), unseal(&taken, "a").unwrap()), (4, b"first".to_vec()));
     assert_eq!(unseal(&at.open().unwrap(), "a").unwrap(), b"first");
     // What had been the newest is an old one now.

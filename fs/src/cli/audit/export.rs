@@ -83,8 +83,8 @@ fn is_of_this_record(directories: &Directories, seq: u64) -> Result<()> {
 /// Severities of RFC 5424 and of OpenTelemetry's logs data model.
 fn severity(record: &Record<'_>) -> (u8, u8, &'static str) {
     match record.event() {
-        "audit.fault" | "audit.reject" => (3, 17, "ERROR"),
-        "mount.lost" | "audit.recover" | "vault.reject" | "policy.reject" => (4, 13, "WARN"),
+        "audit.fault" | "audit.lost" | "audit.reject" => (3, 17, "ERROR"),
+        "mount.lost" | "audit.recover" | "vault.reject" | "policy.reject" | "change.fail" => (4, 13, "WARN"),
         _ if record.is_denial() => (4, 13, "WARN"),
         _ => (6, 9, "INFO"),
     }

@@ -106,7 +106,7 @@ fn class(record: &Record<'_>) -> &'static str {
         "open.allow" | "vault.reveal" => "allow",
         "write.allow" => "change",
         event if event.starts_with("vault.") || event.starts_with("policy.") => "change",
-        "audit.fault" | "audit.reject" | "mount.lost" | "write.fail" => "deny",
+        "audit.fault" | "audit.reject" | "audit.lost" | "mount.lost" | "write.fail" | "change.fail" => "deny",
         _ if record.is_denial() => "deny",
         _ => "other",
     }

@@ -34,6 +34,13 @@ impl Lives {
             self.highest.push(0);
             return;
         }
+        if let Some(("vault.remove", of)) = record.failed_change()
+            && self.ends.last().is_some_and(|(end, _)| *end == of)
+        {
+            self.ends.pop();
+            self.highest.pop();
+            return;
+        }
         let Some(highest) = self.highest.last_mut() else { return };
         let own = record.delivered().into_iter().filter(|(name, _)| name == reference.as_str());
         let named = own.filter_map(|(_, version)| version).max();
@@ -108,6 +115,18 @@ mod tests {
         assert!(lives.had_at(3, 2) && !lives.had_at(5, 2) && lives.had_at(5, 1));
         assert_eq!(lives.removed(3), lives.removed(4));
         assert!(lives.removed(4).is_some() && lives.removed(5).is_none());
+    }
+
+    #[test]
+    fn a_removal_that_failed_ends_nothing() {
+        let failed = format!("{OWN},\"change\":\"vault.remove\",\"of\":3");
+        let lives = lives(&[
+            ("vault.write", OWN),
+            ("vault.write", OWN),
+            ("vault.remove", OWN),
+            ("change.fail", &failed),
+        ]);
+        assert!(lives.removed(1).is_none() && lives.had_at(1, 2) && lives.highest() == 2);
     }
 
     #[test]

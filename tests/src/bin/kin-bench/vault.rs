@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use kin_broker::audit::{AuditLog, Change, Logged};
 use kin_broker::control::protocol::KeyMethod;
-use kin_broker::vault::{Facts, Place, Vault};
+use kin_broker::vault::{Facts, Making, Place, Vault};
 use kin_broker::{Error, Plaintext, keys};
 use kin_policy::Reference;
 
@@ -37,6 +38,10 @@ impl Scale {
     pub(crate) const SET_LIMIT_MS: f64 = 20.0;
 }
 
+fn logged<C: Change>(log: &AuditLog, change: C) -> Result<Logged<C>> {
+    log.append_change(change, None).map_err(|unlogged| unlogged.why.to_string())
+}
+
 /// Makes a vault, and unlocks and changes it.
 pub(crate) fn measure() -> Result<Scale> {
     let fault = |error: Error| error.to_string();
@@ -49,8 +54,10 @@ pub(crate) fn measure() -> Result<Scale> {
     let names = (0..SECRETS).map(|n| Reference::new(format!("project/secret_{n}")));
     let names: Vec<_> = names.map(|name| name.map_err(|error| error.to_string())).collect::<Result<_>>()?;
     let all = names.iter().map(|name| (name.clone(), &value, Facts::default()));
-    let mut vault = Vault::create(&place, &identity).map_err(fault)?;
-    vault.set_all(all, 1).map_err(fault)?;
+    let log = AuditLog::open(&directories.state).map_err(fault)?;
+    let mut vault = Vault::create(logged(&log, Making::at(&place))?, &identity).map_err(fault)?;
+    let planned = vault.plan_set_all(all, 1, None).map_err(fault)?;
+    vault.commit(logged(&log, planned)?).map_err(fault)?;
     let bytes =
         std::fs::metadata(directories.vault_file()).map_err(|error| format!("the vault: {error}"))?.len();
     let mut scale = Scale { derive_ns: u64::MAX, open_ns: u64::MAX, set_ns: u64::MAX, bytes };
@@ -61,7 +68,8 @@ pub(crate) fn measure() -> Result<Scale> {
         drop(Vault::open(&place, &identity).map_err(fault)?);
         let unlocked = nanoseconds(started.elapsed());
         let started = Instant::now();
-        vault.set(&names[7], &value, Facts::default(), 2 + round).map_err(fault)?;
+        let planned = vault.plan_set(&names[7], &value, Facts::default(), 2 + round).map_err(fault)?;
+        vault.commit(logged(&log, planned)?).map_err(fault)?;
         scale.set_ns = scale.set_ns.min(nanoseconds(started.elapsed()));
         scale.derive_ns = scale.derive_ns.min(derived);
         scale.open_ns = scale.open_ns.min(unlocked - derived);

@@ -257,6 +257,94 @@ fn k00_a_trust_store_that_was_edited_trusts_nothing() {
     assert_eq!(record::of(&records, "policy.reject").len(), 1, "{records:#?}");
 }
 
+#[test]
+fn k15_an_old_trust_store_put_back_trusts_nothing_and_is_recorded() {
+    let world = World::ready();
+    let wider = std::fs::read_to_string(world.project().join("kin.toml")).expect("kin.toml");
+    let (store, narrower) = (store_of(&world), wider.replace("API_KEY = \"api/key\"\n", ""));
+    assert_ne!(wider, narrower);
+    let run = || world.kin(["run", "--", "true"]).run();
+    let put_back = |old: &[u8]| {
+        world.kin(["stop"]).run().exits(0);
+        std::fs::write(&store, old).expect("the store");
+    };
+    let old = std::fs::read(&store).expect("the store");
+    let rejected = || -> Vec<String> {
+        let records = world.audit();
+        let rejected = record::of(&records, "policy.reject");
+        rejected.into_iter().map(|record| record::reason(record).to_owned()).collect()
+    };
+    // What a person untrusted stays untrusted.
+    world.kin(["untrust"]).run().exits(0);
+    put_back(&old);
+    run().refuses(3, &["trust store", "written last"]);
+    assert_eq!(rejected(), ["trust_rollback"]);
+    // What a person trusted anew with less stays so.
+    world.manifest(&narrower);
+    world.trust();
+    run().exits(0);
+    put_back(&old);
+    world.manifest(&wider);
+    let refused = world.kin(["run", "--", "true"]).run().refuses(3, &["trust"]);
+    assert!(refused.stderr.contains("kin trust"), "{refused}");
+    assert_eq!(rejected(), ["trust_rollback", "trust_rollback"]);
+    // One that is gone trusts nothing either, and a person begins anew.
+    world.manifest(&narrower);
+    world.trust();
+    world.kin(["stop"]).run().exits(0);
+    std::fs::remove_file(&store).expect("the store");
+    run().refuses(3, &["trust store"]);
+    world.trust();
+    world.kin(["stop"]).run().exits(0);
+    run().exits(0);
+    assert_eq!(rejected(), ["trust_rollback", "trust_rollback", "trust_missing"]);
+}
+
+#[test]
+fn k15_trust_is_not_rolled_back_with_a_vault_that_a_person_takes_or_restores() {
+    let world = World::ready();
+    let (vault, store, kept) = (world.path("kin/data/vault.age"), store_of(&world), world.path("kept.age"));
+    let run = |code| world.kin(["run", "--", "true"]).run().exits(code);
+    world.kin(["backup"]).args([&kept]).run().exits(0);
+    let old = (std::fs::read(&vault).expect("the vault"), std::fs::read(&store).expect("the store"));
+    world.kin(["untrust"]).run().exits(0);
+    let again = |store_too: bool| {
+        world.kin(["stop"]).run().exits(0);
+        std::fs::write(&vault, &old.0).expect("an old vault");
+        if store_too {
+            std::fs::write(&store, &old.1).expect("an old store");
+        }
+    };
+    again(true);
+    world.kin(["unlock"]).run().refuses(7, &["older"]);
+    world.kin(["unlock", "--accept-rollback"]).run().exits(0);
+    run(3);
+    world.trust();
+    run(0);
+    again(false);
+    world.kin(["unlock", "--accept-rollback"]).run().exits(0);
+    run(0);
+    // A backup from when the project was trusted, over a vault that is lost.
+    world.kin(["untrust"]).run().exits(0);
+    world.kin(["stop"]).run().exits(0);
+    std::fs::remove_file(&vault).expect("the vault");
+    std::fs::write(&store, &old.1).expect("an old store");
+    world.kin(["restore", "--yes"]).args([&kept]).run().exits(0);
+    run(3);
+    world.trust();
+    let trusted = std::fs::read(&store).expect("the store");
+    // Another identity signs the store anew, and knows the same ones for old.
+    world.kin(["untrust"]).run().exits(0);
+    world.kin(["rekey", "--key-file"]).args([world.path("key2")]).run().exits(0);
+    run(3);
+    world.trust();
+    world.kin(["stop"]).run().exits(0);
+    run(0);
+    world.kin(["stop"]).run().exits(0);
+    std::fs::write(&store, trusted).expect("an old store");
+    run(3);
+}
+
 fn store_of(world: &World) -> std::path::PathBuf {
     let entries = std::fs::read_dir(world.path("kin/data")).expect("the data directory").flatten();
     let mut stores = entries.map(|entry| entry.path()).filter(|path| {

@@ -17,6 +17,7 @@ mod j_surroundings;
 mod jk;
 mod l;
 mod l_alone;
+mod l_changes;
 mod l_refused;
 mod l_rewritten;
 mod r;
