@@ -134,6 +134,9 @@ fn serve(
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     sys::process::harden().map_err(|error| Error::internal("harden the process", error))?;
+    // A touched page takes 4 KiB, also on a machine that makes large pages of every mapping (transhuge.rst): the stacks and
+    // buffers of a session are large and hardly used.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     // Before there is a lock, a value or a thread that it could take along.
     let zygote = Zygote::start()?;

@@ -1,11 +1,15 @@
 //! What is left in freed memory? Nothing: also the buffers of libraries that know no secrets are wiped.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::ptr::NonNull;
+use std::num::NonZeroUsize;
+use std::ptr::{NonNull, null_mut};
 
-use nix::sys::mman::{MmapAdvise, madvise, munlock};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munlock, munmap};
 
-/// From here on memory is given back to the kernel page by page, in bytes: what nobody has touched is not touched now.
+/// From here on, in bytes, a block is a mapping of its own: the kernel makes its pages as they are touched, and takes
+/// them all when it is freed. The system's allocator does not keep to that: once it has freed a large mapping, it
+/// takes the next one of that size from its heap, and zeroes it by hand (`M_MMAP_THRESHOLD`, mallopt(3)). A session
+/// of a FUSE mount has two buffers of 16 MiB, and touches a few pages.
 const LARGE: usize = 1 << 20;
 const PAGE: usize = 4096;
 
@@ -13,26 +17,66 @@ const PAGE: usize = 4096;
 /// its global one.
 pub struct Wiping;
 
-// SAFETY: every request goes to the system's allocator as it is, and memory that is given back is written to
-// only while it is still ours, within its layout.
+// SAFETY: every request goes to the kernel or to the system's allocator as it is, which of them depends on the layout
+// alone, and memory that is given back is written to only while it is still ours, within its layout.
 unsafe impl GlobalAlloc for Wiping {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`, which is the system allocator's.
-        unsafe { System.alloc(layout) }
+        match is_mapped(layout) {
+            true => map(layout.size()),
+            // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`, which is the system allocator's.
+            false => unsafe { System.alloc(layout) },
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as in `alloc`.
-        unsafe { System.alloc_zeroed(layout) }
+        match is_mapped(layout) {
+            true => map(layout.size()),
+            // SAFETY: as in `alloc`.
+            false => unsafe { System.alloc_zeroed(layout) },
+        }
     }
 
     // `realloc` is the trait's own: new memory, a copy, and the old memory given back through `dealloc`.
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: `start` is a live allocation of this layout, so all of it may be written. That something
-        // might read it keeps the compiler from leaving the writes out.
+        // SAFETY: `start` is a live allocation of this layout, so it is a mapping where `alloc` made one, and all of it
+        // may be written.
         unsafe {
-            wipe(start, layout.size());
-            System.dealloc(start, layout);
+            match is_mapped(layout) {
+                true => unmap(start, layout.size()),
+                false => {
+                    wipe(start, layout.size());
+                    System.dealloc(start, layout);
+                }
+            }
+        }
+    }
+}
+
+/// Whether such a block is a mapping of its own.
+fn is_mapped(layout: Layout) -> bool {
+    layout.size() >= LARGE && layout.align() <= PAGE
+}
+
+/// New pages, which read as zeroes; null where there are none.
+fn map(size: usize) -> *mut u8 {
+    let (protection, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
+    let Some(size) = NonZeroUsize::new(size) else { return null_mut() };
+    // SAFETY: the kernel chooses where, so no mapping that is there already is touched.
+    let start = unsafe { mmap_anonymous(None, size, protection, flags) };
+    start.map_or(null_mut(), |start| start.as_ptr().cast())
+}
+
+/// Gives pages of [`map`] back to the kernel, which hands none of them on with anything in it.
+///
+/// # Safety
+/// They are all of one such block, and the caller's alone.
+unsafe fn unmap(start: *mut u8, size: usize) {
+    let Some(pages) = NonNull::new(start) else { return };
+    // SAFETY: as this function's own. Where the kernel cannot (ENOMEM: it would split a mapping, and there are too many)
+    // they stay mapped, without their bytes.
+    unsafe {
+        if munmap(pages.cast(), size).is_err() {
+            wipe(start, size);
         }
     }
 }
@@ -40,7 +84,7 @@ unsafe impl GlobalAlloc for Wiping {
 /// Zeroes `size` bytes.
 ///
 /// # Safety
-/// All of them are memory of the system's allocator, which is private and anonymous, and the caller's alone.
+/// All of them are private and anonymous memory, and the caller's alone.
 unsafe fn wipe(start: *mut u8, size: usize) {
     let (before, after) = if size < LARGE { (size, size) } else { pages(start as usize, size) };
     let inner = NonNull::new(start.wrapping_add(before)).filter(|_| before < after);
@@ -82,6 +126,52 @@ mod tests {
             unsafe { wipe(all.as_mut_ptr(), all.len()) };
             assert!(std::hint::black_box(all).iter().all(|byte| *byte == 0), "{offset}");
             assert!(bytes[..offset].iter().all(|byte| *byte == 0xa5));
+        }
+    }
+
+    /// Pages of these bytes that are in memory: bit 63 of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst).
+    fn resident(start: *const u8, size: usize) -> usize {
+        use std::os::unix::fs::FileExt;
+        let pagemap = std::fs::File::open("/proc/self/pagemap").expect("pagemap");
+        let mut entries = vec![0; size / PAGE * 8];
+        pagemap.read_exact_at(&mut entries, (start as usize / PAGE * 8) as u64).expect("entries");
+        entries.chunks_exact(8).filter(|entry| entry[7] & 0x80 != 0).count()
+    }
+
+    #[test]
+    fn a_large_block_takes_what_is_touched_of_it_also_after_others_were_freed() {
+        let size = 16 << 20;
+        let layout = Layout::from_size_align(size, 1).unwrap();
+        for _ in 0..4 {
+            // SAFETY: the block is written and read within its layout, and given back once.
+            unsafe {
+                let block = Wiping.alloc_zeroed(layout);
+                assert!(!block.is_null());
+                assert_eq!(resident(block, size), 0);
+                block.add(size / 2).write_volatile(0xa5);
+                // One page, or one large page where the machine makes them (transhuge.rst).
+                assert!((1..=512).contains(&resident(block, size)));
+                assert_eq!(block.read_volatile(), 0);
+                Wiping.dealloc(block, layout);
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_block_grows_and_shrinks_with_its_bytes() {
+        let wanted = |size: usize| (0..size).map(|at| (at % 251) as u8).collect::<Vec<_>>();
+        // SAFETY: each block is used within its layout, which says what it is at the moment.
+        unsafe {
+            let mut layout = Layout::from_size_align(LARGE / 2, 8).unwrap();
+            let mut block = Wiping.alloc(layout);
+            std::slice::from_raw_parts_mut(block, LARGE / 2).copy_from_slice(&wanted(LARGE / 2));
+            for size in [LARGE - 1, LARGE, 3 * LARGE + 5, LARGE, LARGE / 2] {
+                block = Wiping.realloc(block, layout, size);
+                layout = Layout::from_size_align(size, 8).unwrap();
+                assert_eq!(std::slice::from_raw_parts(block, LARGE / 2), wanted(LARGE / 2));
+                block.add(size - 1).write_volatile(1);
+            }
+            Wiping.dealloc(block, layout);
         }
     }
 

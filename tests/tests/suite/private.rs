@@ -295,6 +295,55 @@ fn a_killed_broker_leaves_a_dead_mount_that_goes_with_its_namespace() {
     assert_eq!(world.member(&["--private"]).cat(&env(&world)), Ok(database(&world)));
 }
 
+/// A number of /proc/PID/status (proc_pid_status(5)).
+fn of_the_broker(world: &World, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.broker().pid)).expect("a broker");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect(name);
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[test]
+fn a_private_mount_takes_less_than_a_mebibyte_of_the_broker() {
+    let world = laid();
+    let live = |count: usize| {
+        let members: Vec<_> = (0..count).map(|_| world.member(&["--private"])).collect();
+        for member in &members {
+            assert_eq!(member.cat(&env(&world)), Ok(database(&world)));
+        }
+        members
+    };
+    // What others have given back must not be what the next ones fill.
+    drop(live(4));
+    eventually("they end", SOON, || world.grants().is_empty());
+    let before = of_the_broker(&world, "VmRSS");
+    let members = live(8);
+    let each = of_the_broker(&world, "VmRSS").saturating_sub(before) / 8;
+    assert!(each < 1024, "{each} KiB each");
+    // Else one touched page could be 2 MiB, by the machine's settings.
+    assert_eq!(of_the_broker(&world, "THP_enabled"), 0);
+    drop(members);
+}
+
+#[test]
+fn a_page_that_is_mapped_stays_after_the_broker_was_killed() {
+    let world = mapped();
+    let member = world.member(&["--private"]);
+    let fd = member.open(&env(&world)).expect("open");
+    let first = json!(kin_tests::canary::encode_standard(&database(&world)[..16]));
+    let start = member.ask("map_only", json!({ "fd": fd })).expect("mapped");
+    assert_eq!(member.ask("touch", json!({ "start": start })), Ok(first.clone()));
+    world.crash();
+    // The kernel answers from its cache, and nobody is left who could empty it. It asks for all else, and gets nothing.
+    assert_eq!(member.ask("touch", json!({ "start": start })), Ok(first));
+    assert!(member.ask("sendfile", json!({ "fd": fd })).is_ok());
+    assert_eq!(member.pread(fd, 100, 0), Err(Errno::ENOTCONN));
+    assert_eq!(member.cat(&env(&world)), Err(Errno::ENOTCONN));
+    // Who maps a file of direct I/O empties its cache (fuse_file_mmap, fs/fuse/file.c).
+    assert_eq!(mapped_bytes(&member, fd), died_of_sigbus());
+    assert_eq!(member.ask("touch", json!({ "start": start })), died_of_sigbus());
+    assert!(member.finish().success());
+}
+
 #[test]
 fn what_broker_and_keeper_left_when_both_were_killed_goes_at_the_next_start() {
     let world = laid();

@@ -13,6 +13,7 @@ mod floor;
 mod lifetimes;
 mod load;
 mod opens;
+mod private;
 mod record;
 mod redaction;
 mod report;
@@ -102,6 +103,8 @@ fn measure(options: &Options) -> Result<()> {
     report.first_fallback = opens::first(&world, &floor)?;
     world.stop()?;
 
+    progress("private mounts");
+    report.private = private::measure(&options.kin)?;
     progress("the check alone");
     report.check = opens::checked(&floor)?;
     report.check_on_one_core = opens::checked_on_one_core(&floor)?;

@@ -8,6 +8,7 @@ use crate::audit::{self, Audit};
 use crate::lifetimes::{Run, Withdrawal};
 use crate::load::{Crowd, Flood};
 use crate::opens::{First, Warm};
+use crate::private::Private;
 use crate::record::VerifyRate;
 use crate::redaction::Flow;
 use crate::vault::Scale;
@@ -35,6 +36,8 @@ pub(crate) struct Report {
     pub(crate) flood: Flood,
     /// The wrapper.
     pub(crate) run: Run,
+    /// Private mounts.
+    pub(crate) private: Private,
     /// Withdrawal.
     pub(crate) withdrawal: Withdrawal,
     /// A redacted output.
@@ -75,6 +78,8 @@ impl Report {
             put(format!("fresh_d{}_us", first.depth), us(first.open_ns));
         }
         put("run_added_ms".into(), ms(self.run.added_ns));
+        put("private_mib".into(), self.private.mib);
+        put("private_run_ratio".into(), ratio(self.private.run_ns, self.private.plain_ns));
         put("withdraw_p99_ms".into(), ms(self.withdrawal.p99_ns));
         put("redact_mb_s".into(), Flow::mb_s(self.flow.redacted_ns));
         put("redact_ratio".into(), ratio(self.flow.redacted_ns, self.flow.floor_ns));
@@ -175,6 +180,8 @@ impl Report {
     fn sentences(&self) -> String {
         format!(
             "\nkin run -- true adds {:.2} ms to the {:.2} ms of true (p50, broker running)\n\
+             kin run --private -- true takes {:.2} ms, {:.2}× kin run -- true (limit {:.0}); each that lives takes {:.2} \
+             MiB of the broker's memory (limit {:.0})\n\
              end of a command to the first refused open of a child it left behind (--end-with-child): \
              p50 {:.2} ms, p99 {:.2} ms\n\
              an output through kin run --redact with 100 secrets: {:.0} MB/s, {:.2}× the time of one pipe; \
@@ -183,6 +190,11 @@ impl Report {
              broker, idle after all that: {:.1} MiB resident",
             ms(self.run.added_ns),
             ms(self.run.bare_ns),
+            ms(self.private.run_ns),
+            ratio(self.private.run_ns, self.private.plain_ns),
+            Private::RATIO_LIMIT,
+            self.private.mib,
+            Private::MIB_LIMIT,
             ms(self.withdrawal.p50_ns),
             ms(self.withdrawal.p99_ns),
             Flow::mb_s(self.flow.redacted_ns),
