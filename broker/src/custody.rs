@@ -146,6 +146,7 @@ impl Broker {
         let vault = vault.inspect_err(|error| self.rejected(error))?;
         self.remember_in_session(how, &identity, &key)?;
         self.record(&vault_event(VaultChange::Unlock, None, None))?;
+        self.compare_settings(&identity, &key)?;
         self.open_up(&changing, Arc::new(identity), vault, key, None)
     }
 
@@ -206,6 +207,7 @@ impl Broker {
         self.record(&vault_event(VaultChange::AcceptRollback, None, Some(&refused.message)))?;
         let vault = Vault::open_old(&Place::of(&self.directories), &identity);
         let vault = vault.inspect_err(|error| self.rejected(error))?;
+        self.compare_settings(&identity, &key)?;
         self.remember_in_session(how, &identity, &key)?;
         let opened = self.open_up(&changing, Arc::new(identity), vault, key, None)?;
         self.accept_record().map(|()| opened)
@@ -239,6 +241,7 @@ impl Broker {
         };
         // The vault opens whatever became of the record: what it remembers is compared, and recorded.
         let _ = self.audit.remember(&identity, &self.directories.record_head());
+        self.remember_settings(&identity, &key);
         self.hand_ahead(&vault);
         let opened = Arc::new(Opened { key, vault: Arc::new(vault), trust, identity });
         *self.custody.write() = Custody::Open(opened.clone());

@@ -44,6 +44,7 @@ pub mod render;
 mod rendered;
 mod rotation;
 mod scratch;
+mod settings;
 pub mod succession;
 pub mod sys;
 pub mod targets;

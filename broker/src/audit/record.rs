@@ -192,7 +192,7 @@ pub enum Event<'a> {
         /// Who asked for it, where somebody did.
         asker: Option<ReaderFacts<'a>>,
     },
-    /// `policy.trust`, `policy.untrust`, `policy.link`, `policy.unlink`, `policy.reject`
+    /// `policy.trust`, `policy.untrust`, `policy.link`, `policy.unlink`, `policy.reject`, `policy.notice`
     Policy {
         /// What was done.
         change: PolicyChange,
@@ -276,6 +276,7 @@ pub enum PolicyChange {
     Link,
     Unlink,
     Reject,
+    Notice,
 }
 
 /// The request of the file system that was decided.
@@ -420,6 +421,7 @@ impl<'a> Event<'a> {
             Self::Policy { change: PolicyChange::Link, .. } => "policy.link",
             Self::Policy { change: PolicyChange::Unlink, .. } => "policy.unlink",
             Self::Policy { change: PolicyChange::Reject, .. } => "policy.reject",
+            Self::Policy { change: PolicyChange::Notice, .. } => "policy.notice",
             Self::SockDeny { .. } => "sock.deny",
             Self::AuditFault { .. } => "audit.fault",
             Self::AuditRecover { .. } => "audit.recover",

@@ -6,6 +6,7 @@ pub mod allocator;
 pub mod child;
 pub mod fuse;
 pub mod link;
+pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;
