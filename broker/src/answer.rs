@@ -386,6 +386,7 @@ impl Broker {
                 secrets,
                 overdue: due.iter().filter(|secret| secret.overdue).count(),
                 due,
+                notices: self.settings.notices(),
             },
             mount: MountStatus {
                 path: self.directories.mountpoint(),

@@ -124,12 +124,16 @@ impl Autolock {
         self.config.auto_lock.unwrap_or(default).after()
     }
 
+    /// Whether a vault with such a key locks itself when the machine was suspended.
+    pub(crate) fn locks_on_suspend(&self, key: &KeyMethod) -> bool {
+        self.config.lock_on_suspend.unwrap_or(!unattended(key))
+    }
+
     /// Why a vault that is open now should not be; `asleep` is how long the machine has been suspended since
     /// it booted.
     fn due(&self, key: &KeyMethod, now: Timestamp, asleep: Duration) -> Option<&'static str> {
         let before = std::mem::replace(&mut *self.asleep.lock(), asleep);
-        if self.config.lock_on_suspend.unwrap_or(!unattended(key)) && asleep.saturating_sub(before) >= ASLEEP
-        {
+        if self.locks_on_suspend(key) && asleep.saturating_sub(before) >= ASLEEP {
             return Some("suspend");
         }
         let after = self.after(key)?;

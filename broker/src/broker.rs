@@ -25,6 +25,7 @@ use crate::placeholders::Placeholders;
 use crate::places::{Inode, Places, inode};
 use crate::private::ServePrivate;
 use crate::rotation::Rotation;
+use crate::settings::Settings;
 use crate::succession;
 use crate::sys::memory;
 use crate::vault::{Place, Vault};
@@ -56,6 +57,7 @@ pub struct Broker {
     pub(crate) owed: Owed,
     /// The runtime directory that it came up in.
     runtime: Option<Inode>,
+    pub(crate) settings: Settings,
 }
 
 impl Broker {
@@ -77,6 +79,7 @@ impl Broker {
         let unclean = directories.state.join(RUNNING).exists();
         let grants_lost = if unclean { grants_lost(&directories.state)? } else { 0 };
         let broker = Arc::new(Self {
+            settings: Settings::new(&config),
             identifier: Identifier::new(identity, Identifier::CAPACITY)?,
             grants: Grants::default(),
             executables: Arc::default(),

@@ -165,6 +165,7 @@ impl Broker {
         let vault = vault.inspect_err(|error| self.rejected(error))?;
         self.perform(Opening { reason: None }, |logged| {
             self.remember_in_session(how, &identity, &key)?;
+            self.compare_settings(&identity, &key)?;
             self.open_up((&changing, logged.receipt()), Arc::new(identity), vault, key, None)
         })
     }
@@ -228,6 +229,7 @@ impl Broker {
         self.perform(vault.plan_accept(&refused.message), |logged| {
             let receipt = logged.receipt();
             vault.commit(logged)?;
+            self.compare_settings(&identity, &key)?;
             self.remember_in_session(how, &identity, &key)?;
             let opened = self.open_up((&changing, receipt), Arc::new(identity), vault, key, None)?;
             self.accept_record().map(|()| opened)
@@ -264,6 +266,7 @@ impl Broker {
         self.adopt(&trust.lock(), &mut vault);
         // The vault opens whatever became of the record: what it remembers is compared, and recorded.
         let _ = self.audit.remember(&identity, &self.directories.record_head());
+        self.remember_settings(&identity, &key);
         self.hand_ahead(&vault);
         let opened = Arc::new(Opened { key, vault: Arc::new(vault), trust, identity });
         *self.custody.write() = Custody::Open(opened.clone());

@@ -45,6 +45,7 @@ pub mod render;
 mod rendered;
 mod rotation;
 mod scratch;
+mod settings;
 pub mod succession;
 pub mod sys;
 pub mod targets;

@@ -13,6 +13,9 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 
 use crate::error::{Class, Error, Result};
 
+/// The name of the lock that a broker holds.
+pub(crate) const LOCK: &str = "broker.lock";
+
 /// The directories of one broker. Two with the same `runtime` are the same broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directories {
@@ -94,9 +97,9 @@ impl Directories {
         self.runtime.join("socket")
     }
 
-    /// Held, by flock, for the broker's life.
+    /// Held, by flock(2) and by a record lock that shows its holder, for the broker's life.
     pub fn lock_file(&self) -> PathBuf {
-        self.runtime.join("broker.lock")
+        self.runtime.join(LOCK)
     }
 
     /// How the vault is unlocked, and the recipient that its identity must have.
@@ -178,7 +181,16 @@ pub(crate) fn check_credentials(dir: &Path) -> Result<()> {
 /// # Errors
 /// `unsafe_dir`; a storage error where it is missing.
 pub fn check_private(dir: &Path) -> Result<()> {
-    reach(dir, Missing::Refused).and_then(|held| private(dir, &held))
+    open_private(dir).map(drop)
+}
+
+/// As [`check_private`], and holds it (`O_PATH`): what is reached through it is in the directory that was looked at.
+///
+/// # Errors
+/// As there.
+pub(crate) fn open_private(dir: &Path) -> Result<OwnedFd> {
+    let held = reach(dir, Missing::Refused)?;
+    private(dir, &held).map(|()| held)
 }
 
 /// Refuses a directory that is not there, or that somebody else than root and we could replace on the way to it.

@@ -142,6 +142,7 @@ fn serve(
     let zygote = Zygote::start()?;
     directories.create()?;
     let locks = only_one(directories)?;
+    show_holder(&locks.0)?;
     raise_descriptor_limit();
     let stop = block_stop_signals()?;
     for point in [directories.mountpoint(), directories.writable_mountpoint()] {
@@ -260,6 +261,16 @@ fn only_one(directories: &Directories) -> Result<(Flock<File>, Option<Flock<File
     let file = file.map_err(|error| Error::storage("open the broker's lock", &error))?;
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| refuse(errno))?;
     Ok((lock, places::hold(&directories.runtime).map_err(refuse)?))
+}
+
+/// Clients see by a record lock on the same file who holds it. This process must close no other descriptor of it.
+fn show_holder(lock: &File) -> Result<()> {
+    sys::lock::hold(lock).map_err(|errno| {
+        let holder = sys::lock::holder(std::os::fd::AsFd::as_fd(lock)).ok().flatten();
+        let who = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+        let message = format!("{who} holds the broker's lock and is no broker: {}", errno.desc());
+        Error::new(Class::Unreachable, "broker_untrusted", message).hint("end it, then try again")
+    })
 }
 
 fn listen(path: &Path) -> Result<UnixListener> {

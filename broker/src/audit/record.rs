@@ -210,7 +210,8 @@ pub enum Event<'a> {
         /// Who asked for it, where somebody did.
         asker: Option<ReaderFacts<'a>>,
     },
-    /// `policy.trust`, `policy.untrust`, `policy.adopt`, `policy.link`, `policy.unlink`, `policy.reject`
+    /// `policy.trust`, `policy.untrust`, `policy.adopt`, `policy.link`, `policy.unlink`, `policy.reject`,
+    /// `policy.notice`
     Policy {
         /// What was done.
         change: PolicyChange,
@@ -300,6 +301,7 @@ pub enum PolicyChange {
     Link,
     Unlink,
     Reject,
+    Notice,
 }
 
 /// The request of the file system that was decided.
@@ -449,6 +451,7 @@ impl<'a> Event<'a> {
             Self::Policy { change: PolicyChange::Link, .. } => "policy.link",
             Self::Policy { change: PolicyChange::Unlink, .. } => "policy.unlink",
             Self::Policy { change: PolicyChange::Reject, .. } => "policy.reject",
+            Self::Policy { change: PolicyChange::Notice, .. } => "policy.notice",
             Self::SockDeny { .. } => "sock.deny",
             Self::AuditFault { .. } => "audit.fault",
             Self::AuditLost { .. } => "audit.lost",

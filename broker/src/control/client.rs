@@ -1,9 +1,10 @@
 //! The asking side of the control socket.
 
 use std::io::{self, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use kin_policy::Pid;
@@ -12,9 +13,10 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::de::DeserializeOwned;
 
 use super::frame::{MAX_DOCUMENT, read_frame, write_frame};
+use super::proof;
 use super::protocol::{Answer, Hello, Question, Request};
 use crate::error::{Class, Error, Result, describe};
-use crate::paths::{Directories, check_private};
+use crate::paths::{Directories, open_private};
 use crate::sys::memory::Plaintext;
 use crate::sys::pidfd;
 use crate::sys::socket::{peer_pidfd, send_with};
@@ -27,6 +29,10 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
+    /// The directory that the socket is in.
+    runtime: OwnedFd,
+    /// Whether who answers has shown that it is a broker.
+    proven: bool,
 }
 
 impl Client {
@@ -45,16 +51,22 @@ impl Client {
             )
             .hint("`kin run` starts one; `kin doctor` says what may be wrong")
         };
-        match std::fs::symlink_metadata(&directories.runtime) {
-            Ok(_) => check_private(&directories.runtime)?,
+        let runtime = match std::fs::symlink_metadata(&directories.runtime) {
+            Ok(_) => open_private(&directories.runtime)?,
             Err(error) => return Err(unreachable(&error)),
-        }
-        let meta = std::fs::symlink_metadata(&socket).map_err(|error| unreachable(&error))?;
+        };
+        // Through the directory that was looked at: another may have its name by now.
+        let through = Path::new("/proc/self/fd").join(runtime.as_raw_fd().to_string()).join("socket");
+        let meta = std::fs::symlink_metadata(&through).map_err(|error| unreachable(&error))?;
         let us = nix::unistd::geteuid().as_raw();
-        if meta.uid() != us {
-            return Err(untrusted(format!("{} belongs to uid {}", socket.display(), meta.uid())));
+        if meta.uid() != us || !meta.file_type().is_socket() {
+            return Err(untrusted(format!(
+                "{} is no socket, or uid {}'s: ours is {us}",
+                socket.display(),
+                meta.uid()
+            )));
         }
-        let stream = UnixStream::connect(&socket).map_err(|error| unreachable(&error))?;
+        let stream = UnixStream::connect(&through).map_err(|error| unreachable(&error))?;
         let peer = getsockopt(&stream, PeerCredentials)
             .map_err(|error| Error::internal("ask who listens", error))?;
         if peer.uid() != us {
@@ -63,7 +75,21 @@ impl Client {
         let limit = |error: io::Error| Error::internal("set a deadline", error);
         stream.set_read_timeout(Some(ANSWER_DEADLINE)).map_err(limit)?;
         stream.set_write_timeout(Some(ANSWER_DEADLINE)).map_err(limit)?;
-        Ok(Self { stream })
+        Ok(Self { stream, runtime, proven: false })
+    }
+
+    /// Makes sure that who answers is a broker, as far as that can be shown, before anything secret is asked for or
+    /// sent. Every request with a value begins with this.
+    ///
+    /// # Errors
+    /// `broker_untrusted`; `broker_unreachable` where it went away.
+    pub fn prove(&mut self) -> Result<()> {
+        if !self.proven {
+            let process = self.process()?;
+            proof::demand(&self.stream, self.number(), process.as_fd(), self.runtime.as_fd())?;
+            self.proven = true;
+        }
+        Ok(())
     }
 
     /// Asks, and waits for the answer.
@@ -77,7 +103,7 @@ impl Client {
     /// Asks with a value, an answer without.
     ///
     /// # Errors
-    /// As [`Self::ask`].
+    /// As [`Self::ask`], and as [`Self::prove`], before anything is sent.
     pub fn ask_with<T: DeserializeOwned>(
         &mut self,
         question: Question,
@@ -140,11 +166,14 @@ impl Client {
     /// # Errors
     /// `broker_unreachable` where it has ended already.
     pub fn process(&self) -> Result<OwnedFd> {
-        let by_number = || {
-            let number = getsockopt(&self.stream, PeerCredentials)?.pid();
-            pidfd::open(u32::try_from(number).ok().and_then(Pid::new).ok_or(Errno::ESRCH)?)
-        };
+        let by_number = || pidfd::open(self.number().ok_or(Errno::ESRCH)?);
         peer_pidfd(&self.stream).or_else(|_| by_number()).map_err(|errno| lost(&errno.into()))
+    }
+
+    /// The number of the process that listens; none where it has none here.
+    fn number(&self) -> Option<Pid> {
+        let number = getsockopt(&self.stream, PeerCredentials).ok()?.pid();
+        u32::try_from(number).ok().and_then(Pid::new)
     }
 
     /// The connection itself, to poll for an answer.
@@ -157,6 +186,9 @@ impl Client {
         question: Question,
         value: Option<&Plaintext>,
     ) -> Result<(T, Option<Plaintext>)> {
+        if value.is_some() {
+            self.prove()?;
+        }
         write_frame(&mut self.stream, &Request::from(question), value).map_err(|error| unsent(&error))?;
         self.receive()
     }
@@ -184,7 +216,7 @@ fn unsent(error: &io::Error) -> Error {
     Error::new(Class::Usage, "request_too_large", message).hint("name fewer things at a time")
 }
 
-fn lost(error: &io::Error) -> Error {
+pub(super) fn lost(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             Error::new(Class::Timeout, "timeout", "the broker did not answer in time")

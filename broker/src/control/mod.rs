@@ -4,6 +4,7 @@ mod behalf;
 mod client;
 mod frame;
 mod peer;
+mod proof;
 pub mod protocol;
 mod room;
 mod server;

@@ -735,6 +735,9 @@ pub struct VaultStatus {
     /// These, and those that should be within two weeks, the most urgent first.
     #[serde(default)]
     pub due: Vec<DueInfo>,
+    /// What a person should know of it: that it is another one than before, or that a setting was weakened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
 }
 
 /// A secret that should be replaced by now, or soon.

@@ -7,6 +7,7 @@ pub mod child;
 pub mod filter;
 pub mod fuse;
 pub mod link;
+pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;

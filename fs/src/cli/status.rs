@@ -92,6 +92,9 @@ fn description(status: &Status, colours: bool) -> String {
         None => {}
     }
     text += &rotations(&vault.due);
+    for notice in &vault.notices {
+        text += &format!("\nnotice  {}", output::printable(notice));
+    }
     let answers = if mount.mounted { "mounted" } else { "not mounted" };
     text += &format!("\nmount   {}, {answers}\n", output::printable_path(&mount.path));
     if mount.writable {

@@ -100,12 +100,18 @@ fn unlock_by(client: &mut Client, how: Unlock, given: Option<Plaintext>) -> Resu
     let vault = client.ask::<Status>(Question::Status)?.vault;
     let passphrase = vault.key == Some(KeyMethod::Passphrase);
     let given = given.filter(|_| vault.state != "unlocked" && (passphrase || how.identity));
-    match client.ask_with(Question::Unlock(how), given.as_ref()) {
+    let unlocked: Result<()> = match client.ask_with(Question::Unlock(how), given.as_ref()) {
         Err(error) if error.code == "passphrase_needed" && given.is_none() => {
             client.ask_with(Question::Unlock(how), Some(&ask_passphrase()?))
         }
         answer => answer,
+    };
+    unlocked?;
+    if vault.state != "unlocked" {
+        let notices = client.ask::<Status>(Question::Status)?.vault.notices;
+        notices.iter().for_each(|notice| output::note(&format!("warning: {}", output::printable(notice))));
     }
+    Ok(())
 }
 
 pub(super) fn ask_passphrase() -> Result<Plaintext> {

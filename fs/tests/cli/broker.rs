@@ -219,6 +219,7 @@ impl Scene {
                 secrets: (!self.locked).then_some(2),
                 overdue: 0,
                 due: Vec::new(),
+                notices: Vec::new(),
             },
             mount: MountStatus {
                 path: home.join("run/mnt"),

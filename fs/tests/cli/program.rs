@@ -35,6 +35,20 @@ impl Home {
         Self { dir }
     }
 
+    /// As [`Self::new`], with a broker, the only one that is sent a value: it stops with this.
+    pub(crate) fn served() -> Self {
+        let home = Self::new();
+        home.serve();
+        home
+    }
+
+    /// Starts a broker. It may do without the user's mount.
+    pub(crate) fn serve(&self) {
+        // Not to a pipe: what a broker starts may hold that for as long as it lives.
+        let mut daemon = self.command(&["daemon", "--private-only"]);
+        assert!(daemon.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -74,6 +88,14 @@ impl Home {
         let ran = finish(child);
         let _ = writer.join().unwrap();
         ran
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if self.path().join("run/broker.lock").exists() {
+            let _ = self.command(&["stop"]).status();
+        }
     }
 }
 

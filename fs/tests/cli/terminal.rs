@@ -73,18 +73,17 @@ impl Session {
 
 #[test]
 fn a_value_is_asked_for_and_not_shown() {
-    let home = Home::new();
-    let scene = Scene::default().play(&home);
+    let home = Home::served();
+    assert_eq!(home.run(&["init", "--key-file", "key"]).code, 0);
     let mut session = Session::start(&home, &["set", "db/url"]);
     session.expect("Value of db/url: ");
     assert!(!session.echoes());
     session.send(b"s3cret value\n");
     session.expect("\r\n");
     let (ran, shown) = session.finish();
-    assert_eq!((ran.code, ran.text()), (0, "stored db/url, version 3, 11 bytes\n"), "{}", ran.stderr);
+    assert_eq!((ran.code, ran.text()), (0, "stored db/url, version 1, 12 bytes\n"), "{}", ran.stderr);
     assert!(!shown.contains("s3cret"));
-    let value = scene.value_of(|question| matches!(question, Question::Set { .. }));
-    assert_eq!(value, Some(b"s3cret value".to_vec()));
+    assert_eq!(home.run(&["reveal", "db/url", "--yes"]).stdout, b"s3cret value");
 }
 
 /// The only child of a process (`CONFIG_PROC_CHILDREN`, proc_tid_children(5)).
@@ -117,9 +116,8 @@ fn g10_echo_comes_back_when_a_prompt_is_interrupted() {
 
 #[test]
 fn a_new_passphrase_is_typed_twice() {
-    let home = Home::new();
-    let scene = Scene::default().play(&home);
-    for (second, code) in [("correct horse\n", 0), ("corect horse\n", 2)] {
+    let home = Home::served();
+    for (second, code) in [("corect horse\n", 2), ("correct horse\n", 0)] {
         let mut session = Session::start(&home, &["init"]);
         session.expect("New passphrase for the vault: ");
         session.send(b"correct horse\n");
@@ -127,19 +125,22 @@ fn a_new_passphrase_is_typed_twice() {
         session.send(second.as_bytes());
         assert_eq!(session.finish().0.code, code);
     }
-    assert_eq!(
-        scene.value_of(|question| matches!(question, Question::Init { .. })),
-        Some(PASSPHRASE.to_vec())
-    );
+    assert_eq!(home.run(&["lock"]).code, 0);
+    let line = [PASSPHRASE, b"\n"].concat();
+    assert_eq!(home.run_with(&["unlock", "--passphrase-stdin"], &line).code, 0);
 }
 
 #[test]
 fn a_locked_vault_asks_for_its_passphrase_and_goes_on() {
-    let home = Home::new();
-    Scene { locked: true, ..Scene::default() }.play(&home);
+    let home = Home::served();
+    let line = [PASSPHRASE, b"\n"].concat();
+    assert_eq!(home.run_with(&["init", "--passphrase-stdin"], &line).code, 0);
+    assert_eq!(home.run_with(&["set", "tls/key", "--stdin"], VALUE).code, 0);
+    assert_eq!(home.run(&["stop"]).code, 0);
+    home.serve();
     let mut session = Session::start(&home, &["list"]);
     session.expect("Passphrase of the vault: ");
-    session.send(&[PASSPHRASE, b"\n"].concat());
+    session.send(&line);
     let (ran, _) = session.finish();
     assert!(ran.code == 0 && ran.text().contains("tls/key"), "{}", ran.stderr);
 }

@@ -84,7 +84,8 @@ fn is_of_this_record(directories: &Directories, seq: u64) -> Result<()> {
 fn severity(record: &Record<'_>) -> (u8, u8, &'static str) {
     match record.event() {
         "audit.fault" | "audit.lost" | "audit.reject" => (3, 17, "ERROR"),
-        "mount.lost" | "audit.recover" | "vault.reject" | "policy.reject" | "change.fail" => (4, 13, "WARN"),
+        "mount.lost" | "audit.recover" | "vault.reject" | "policy.reject" | "policy.notice"
+        | "change.fail" => (4, 13, "WARN"),
         _ if record.is_denial() => (4, 13, "WARN"),
         _ => (6, 9, "INFO"),
     }

@@ -12,6 +12,7 @@ mod e;
 mod f;
 mod g;
 mod j_answers;
+mod j_impostor;
 mod j_speakers;
 mod j_surroundings;
 mod jk;
