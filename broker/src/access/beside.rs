@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn what_is_too_much_for_one_record_is_named_in_several() {
         let named = |count: usize| -> Vec<_> {
-            let names = (0..count).map(|n| Reference::new(&format!("{}/{n:03}", "r".repeat(60))).unwrap());
+            let names = (0..count).map(|n| Reference::new(format!("{}/{n:03}", "r".repeat(60))).unwrap());
             names.map(|name| (name, 1)).collect()
         };
         for (count, records) in [(0, 0), (1, 1), (39, 1), (40, 2), (200, 6)] {

@@ -263,7 +263,7 @@ fn whole(mut file: File) -> Result<String, Errno> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What a file of lines such as `mnt_id:	25` says under a key.
+/// What a file of lines such as `mnt_id: 25` says under a key.
 fn line_of<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }

@@ -3,7 +3,7 @@
 use insta::assert_snapshot;
 use kin_broker::control::protocol::{Question, Status, TrustState};
 
-use crate::broker::{HASH, PASSPHRASE, Scene, VALUE, write_manifest};
+use crate::broker::{HASH, PASSPHRASE, Scene, write_manifest};
 use crate::program::Home;
 
 fn transcript(home: &Home, lines: &[&[&str]]) -> String {

@@ -54,12 +54,6 @@ impl Scene {
         self
     }
 
-    /// The value that came with the first question that `wanted` picks.
-    pub(crate) fn value_of(&self, wanted: impl Fn(&Question) -> bool) -> Option<Vec<u8>> {
-        let heard = self.heard.lock().unwrap();
-        heard.iter().find(|(question, _)| wanted(question)).expect("it was asked").1.clone()
-    }
-
     pub(crate) fn was_asked(&self, wanted: impl Fn(&Question) -> bool) -> bool {
         self.heard.lock().unwrap().iter().any(|(question, _)| wanted(question))
     }

@@ -1,5 +1,6 @@
 //! Do time and nesting only ever narrow? Grants and time.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kin_tests::{Actor, World, binary, eventually, record};
@@ -58,9 +59,28 @@ fn broker_with_a_wall_clock(world: &World) -> (kin_tests::Daemon, std::path::Pat
     compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source);
     compiler.arg(format!("-DSECONDS={seconds:?}"));
     assert!(compiler.status().is_ok_and(|status| status.success()), "a library: {compiler:?}");
-    let mut command = world.program(binary());
-    command.env("LD_PRELOAD", &library);
+    // A broker starts again without what it could not have made itself, LD_PRELOAD included. Where its environment is
+    // that already it does not, and the loader takes the library as an argument (ld.so(8)).
+    let said = world.program(binary());
+    let variables: Vec<_> =
+        said.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
+    let get = |name: &str| variables.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
+    let mut command = Command::new(loader());
+    command.arg("--preload").arg(&library).arg(binary());
+    command.env_clear().envs(kin_broker::programs::environment(&get));
     (world.foreground_by(command), seconds)
+}
+
+/// The program that loads this one's libraries.
+fn loader() -> std::path::PathBuf {
+    let directories = ["/lib64", "/lib"]
+        .into_iter()
+        .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten());
+    let mut files = directories.flatten().map(|entry| entry.path());
+    let is_loader = |path: &std::path::PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux"))
+    };
+    files.find(is_loader).expect("a loader")
 }
 
 #[test]
