@@ -48,10 +48,13 @@ pub fn kind_of(mount: u64, table: &[u8]) -> Option<String> {
     String::from_utf8(kind).ok()
 }
 
-/// The table of mounts as this process sees them; empty where it cannot be had.
+/// The table of mounts as this process sees them; empty where it cannot be had. By a `/proc` that proves nobody,
+/// which is another pid namespace's, mounts are still found and taken down.
 pub(crate) fn table() -> Vec<u8> {
-    let read = || proc::own().ok()?.read(&proc::mine("mountinfo")).ok();
-    read().unwrap_or_default().into_bytes()
+    match proc::own() {
+        Ok(proc) => proc.read(&proc::mine("mountinfo")).unwrap_or_default().into_bytes(),
+        Err(_) => std::fs::read("/proc/self/mountinfo").unwrap_or_default(),
+    }
 }
 
 /// `path` with its parent resolved: resolving the path itself would ask the mount.

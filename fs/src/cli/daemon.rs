@@ -41,7 +41,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn answer(arguments: &Arguments) -> Result<()> {
-    check_proc()?;
     if let Some(warning) = warning() {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
@@ -56,8 +55,9 @@ pub(super) fn answer(arguments: &Arguments) -> Result<()> {
 /// library were told by the caller (LD_PRELOAD, GLIBC_TUNABLES) is gone after that too.
 ///
 /// # Errors
-/// `internal` where it cannot be executed.
+/// Those of [`check_proc`], by which its own file is found; `internal` where it cannot be executed.
 pub(super) fn with_its_own_environment() -> Result<()> {
+    check_proc()?;
     if programs::is_own(std::env::vars_os().collect()) {
         return Ok(());
     }
