@@ -59,12 +59,11 @@ impl Client {
         let through = Path::new("/proc/self/fd").join(runtime.as_raw_fd().to_string()).join("socket");
         let meta = std::fs::symlink_metadata(&through).map_err(|error| unreachable(&error))?;
         let us = nix::unistd::geteuid().as_raw();
-        if meta.uid() != us || !meta.file_type().is_socket() {
-            return Err(untrusted(format!(
-                "{} is no socket, or uid {}'s: ours is {us}",
-                socket.display(),
-                meta.uid()
-            )));
+        if meta.uid() != us {
+            return Err(untrusted(format!("{} belongs to uid {}", socket.display(), meta.uid())));
+        }
+        if !meta.file_type().is_socket() {
+            return Err(untrusted(format!("{} is no socket", socket.display())));
         }
         let stream = UnixStream::connect(&through).map_err(|error| unreachable(&error))?;
         let peer = getsockopt(&stream, PeerCredentials)

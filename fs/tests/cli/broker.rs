@@ -22,9 +22,6 @@ pub(crate) const VALUE: &[u8] = b"CANARY-7f3a";
 pub(crate) const PASSPHRASE: &[u8] = b"correct horse";
 pub(crate) const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
-/// A question, and the value that came with it.
-type Heard = (Question, Option<Vec<u8>>);
-
 /// What it plays.
 #[derive(Clone, Default)]
 pub(crate) struct Scene {
@@ -36,8 +33,8 @@ pub(crate) struct Scene {
     pub(crate) lacks: bool,
     /// Live grants.
     pub(crate) grants: usize,
-    /// What it was asked, and with which value.
-    pub(crate) heard: Arc<Mutex<Vec<Heard>>>,
+    /// What it was asked: nothing with a value, which a broker alone is sent.
+    pub(crate) heard: Arc<Mutex<Vec<Question>>>,
 }
 
 impl Scene {
@@ -55,13 +52,12 @@ impl Scene {
     }
 
     pub(crate) fn was_asked(&self, wanted: impl Fn(&Question) -> bool) -> bool {
-        self.heard.lock().unwrap().iter().any(|(question, _)| wanted(question))
+        self.heard.lock().unwrap().iter().any(wanted)
     }
 
     fn converse(&mut self, mut stream: UnixStream, home: &Path) {
         while let Ok(Some((Request { question, .. }, value))) = read_frame::<Request>(&mut stream) {
-            let kept = value.as_ref().map(|value| value.bytes().to_vec());
-            self.heard.lock().unwrap().push((question.clone(), kept));
+            self.heard.lock().unwrap().push(question.clone());
             if self.answer(&mut stream, question, value, home).is_err() {
                 return;
             }
