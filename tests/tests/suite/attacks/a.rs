@@ -148,10 +148,11 @@ both! {
             assert_eq!(ended.stdout == database(&world), code == 0, "{ended}");
         }
         let records = world.audit();
-        // The kernel has forgotten the file's name by then, so the second one is refused where it is looked up.
+        // The kernel has forgotten the file's name by then, so the second one is refused where it is looked up, once or twice.
         let answered = |line: &&Value| ["open.allow", "open.deny"].contains(&record::event(line));
         let opens: Vec<&Value> = records.iter().filter(answered).collect();
-        let said: Vec<(&str, &str)> = opens.iter().map(|line| (record::event(line), record::reason(line))).collect();
+        let mut said: Vec<(&str, &str)> = opens.iter().map(|line| (record::event(line), record::reason(line))).collect();
+        said.dedup();
         assert_eq!(said, [("open.allow", ""), ("open.deny", "ancestry_too_deep")], "{opens:#?}");
     }
 }
