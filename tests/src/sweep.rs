@@ -41,7 +41,12 @@ pub(crate) fn of_bytes(name: &str, bytes: &[u8], secrets: &[String]) -> Vec<Stri
 /// Where it cannot be read.
 pub fn of_memory(pid: u32, secrets: &[String]) -> Vec<String> {
     use std::os::unix::fs::FileExt;
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its maps");
+    let read = std::fs::read_to_string(format!("/proc/{pid}/maps"));
+    // One that has ended since it was listed has no memory (ESRCH, or no directory any more).
+    if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+        return Vec::new();
+    }
+    let maps = read.expect("its maps");
     let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("its memory");
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
     let mut found = Vec::new();
