@@ -15,6 +15,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::with_asker;
 use crate::custody::Custody;
+use crate::ebb::Ebb;
 use crate::error::{Class, Error, Result};
 use crate::executables::{Executables, Unhashed};
 use crate::grants::{Grants, LiveGrant};
@@ -186,6 +187,7 @@ impl Broker {
     /// then, and another may have taken its place. So it is when the user's last session ends, and logind removes the
     /// runtime directory (pam_systemd(8)).
     pub fn keep_record(&self) {
+        let mut ebb = Ebb::default();
         let places = Places::of(&self.directories);
         let mut due = Instant::now() + EACH_SECOND;
         while places.are_own() {
@@ -198,6 +200,7 @@ impl Broker {
             self.record_what_is_owed();
             // What fails is tried again in the next second.
             let _ = self.audit.tend(false);
+            ebb.look();
         }
     }
 

@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 mod custody;
 mod delivery;
+mod ebb;
 mod edges;
 mod environment;
 mod error;

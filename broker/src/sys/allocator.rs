@@ -81,6 +81,44 @@ unsafe fn unmap(start: *mut u8, size: usize) {
     }
 }
 
+/// Keeps little of what is freed: few arenas, as each keeps what its bursts took, and no more than this at the end of
+/// one. Without the call the second grows with the largest block that was ever freed (`M_TRIM_THRESHOLD`,
+/// `M_ARENA_MAX`, mallopt(3)). To be called before there are threads.
+pub fn keep_little() {
+    /// Bytes at the end of an arena.
+    #[cfg(target_env = "gnu")]
+    const KEPT: i32 = 256 << 10;
+    /// As many as work at the same time.
+    #[cfg(target_env = "gnu")]
+    const ARENAS: i32 = 4;
+    // SAFETY: it sets two numbers of the allocator's.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+    }
+}
+
+/// Bytes of the arenas that nothing uses (`fordblks`, mallinfo(3)). It counts modulo 2^32; 0 with another C library.
+pub fn unused() -> u64 {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks, and returns numbers.
+    let unused = unsafe { libc::mallinfo() }.fordblks.cast_unsigned();
+    #[cfg(not(target_env = "gnu"))]
+    let unused = 0_u32;
+    unused.into()
+}
+
+/// Gives the kernel the memory that nothing uses any more: the allocator keeps it otherwise, in each of its arenas
+/// (malloc_trim(3)). It takes milliseconds and the locks of the arenas.
+pub fn give_back() {
+    // SAFETY: it touches what is free alone, and takes the allocator's own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Zeroes `size` bytes.
 ///
 /// # Safety
