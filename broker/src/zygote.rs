@@ -12,6 +12,7 @@ use nix::unistd::{ForkResult, chdir, close, dup2_stderr, dup2_stdin, dup2_stdout
 
 use crate::broker::Broker;
 use crate::error::{Error, Result};
+use crate::sys::inherited::close_all_but;
 use crate::sys::process::{fork_single_threaded, ignore};
 use crate::sys::socket::{receive, send_with};
 use crate::{mounter, redaction, renamer};
@@ -106,12 +107,6 @@ fn let_go_of_all_but(kept: RawFd) -> std::io::Result<()> {
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
     drop(null);
-    let open = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
-        .collect::<Vec<_>>();
-    // The directory that was listed is among them, and closed by now.
-    for fd in open.into_iter().filter(|fd| *fd > 2 && *fd != kept) {
-        let _ = close(fd);
-    }
+    close_all_but(&[kept])?;
     chdir("/").map_err(Into::into)
 }

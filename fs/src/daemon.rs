@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -13,9 +14,10 @@ use kin_broker::identity::Choice;
 use kin_broker::keys::given::Given;
 use kin_broker::paths::Directories;
 use kin_broker::places::{self, Inode, inode};
+use kin_broker::sys::inherited;
 use kin_broker::{Broker, Class, Error, Result, Zygote, control, sys};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{ForkResult, Pid};
 
@@ -62,14 +64,14 @@ pub fn run(directories: &Directories, options: DaemonOptions) -> Result<()> {
         }
         ForkResult::Child => {
             drop(ours);
-            detach(directories, &options, theirs)
+            detach(directories, options, theirs)
         }
     }
 }
 
 /// The first child: a session of its own, then a second fork, so that no terminal can come back to it
 /// and init (or the user's service manager) is its parent.
-fn detach(directories: &Directories, options: &DaemonOptions, mut teller: UnixStream) -> ! {
+fn detach(directories: &Directories, options: DaemonOptions, mut teller: UnixStream) -> ! {
     let _ = nix::unistd::setsid();
     match sys::process::fork_single_threaded() {
         Ok(ForkResult::Parent { .. }) => std::process::exit(0),
@@ -79,22 +81,48 @@ fn detach(directories: &Directories, options: &DaemonOptions, mut teller: UnixSt
             std::process::exit(1);
         }
     }
-    let mut ready = teller.try_clone();
-    let outcome = serve(directories, options, || {
-        leave(directories)?;
-        if let Ok(teller) = &mut ready {
-            tell(teller, &Ok(()));
-        }
-        drop(std::mem::replace(&mut ready, Err(std::io::ErrorKind::NotConnected.into())));
-        Ok(())
+    let mut teller = Some(teller);
+    let outcome = leave(directories, options).and_then(|options| {
+        serve(directories, &options, || {
+            // Gone then: nothing of the caller's stays.
+            teller.take().iter_mut().for_each(|teller| tell(teller, &Ok(())));
+            Ok(())
+        })
     });
     let code = outcome.as_ref().err().map_or(0, Error::exit_code);
-    tell(&mut teller, &outcome);
+    teller.iter_mut().for_each(|teller| tell(teller, &outcome));
     std::process::exit(code.into());
 }
 
-/// Lets go of the terminal and of the directory that it was started in.
-fn leave(directories: &Directories) -> Result<()> {
+/// Lets go of everything that was the caller's, before there is a thread: one with descriptors of its own would keep
+/// them, and whoever reads the caller's output to its end would wait for this process.
+fn leave(directories: &Directories, mut options: DaemonOptions) -> Result<DaemonOptions> {
+    let mut kept = None;
+    if let Some(Given::Descriptor(fd)) = &mut options.identity {
+        *fd = above_the_standard_ones(*fd)?;
+        kept = Some(*fd);
+    }
+    inherited::close_passed(kept).map_err(|error| Error::internal("close what was inherited", error))?;
+    inherited::reset_signals();
+    inherited::shed_limits();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    nix::unistd::chdir("/").map_err(|error| Error::internal("leave the directory", error))?;
+    directories.create()?;
+    redirect(directories)?;
+    Ok(options)
+}
+
+/// A descriptor that gives the identity, or its copy where it is one of the three that are about to be redirected.
+fn above_the_standard_ones(fd: RawFd) -> Result<RawFd> {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let standard = [input.as_fd(), output.as_fd(), error.as_fd()];
+    let Some(from) = usize::try_from(fd).ok().and_then(|fd| standard.get(fd)) else { return Ok(fd) };
+    fcntl(from, FcntlArg::F_DUPFD(libc::STDERR_FILENO + 1))
+        .map_err(|error| Error::internal("copy a descriptor", error))
+}
+
+/// Nothing to read, and the broker's own log for what it says.
+fn redirect(directories: &Directories) -> Result<()> {
     let fault = |error: std::io::Error| Error::storage("open the broker's own log", &error);
     let null = File::options().read(true).write(true).open("/dev/null").map_err(fault)?;
     let log = directories.state.join("broker.log");
@@ -105,9 +133,7 @@ fn leave(directories: &Directories) -> Result<()> {
         |result: nix::Result<()>| result.map_err(|error| Error::internal("redirect a stream", error));
     redirect(nix::unistd::dup2_stdin(&null))?;
     redirect(nix::unistd::dup2_stdout(&log))?;
-    redirect(nix::unistd::dup2_stderr(&log))?;
-    let _ = nix::unistd::chdir("/");
-    Ok(())
+    redirect(nix::unistd::dup2_stderr(&log))
 }
 
 fn tell(teller: &mut UnixStream, outcome: &Result<()>) {
@@ -138,6 +164,7 @@ fn serve(
     // buffers of a session are large and hardly used.
     let _ = nix::sys::prctl::set_thp_disable(true);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    sys::allocator::keep_little();
     // Before there is a lock, a value or a thread that it could take along.
     let zygote = Zygote::start()?;
     directories.create()?;
@@ -293,6 +320,8 @@ fn block_stop_signals() -> Result<SigSet> {
     let mut stop = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|signal| stop.add(signal));
     let fault = |error| Error::internal("set up signals", error);
+    // A service manager may have left it ignored, and then no status of a child comes (waitpid(2)).
+    sys::child::set_default(libc::SIGCHLD);
     stop.thread_block().map_err(fault)?;
     sys::process::ignore(Signal::SIGPIPE).map_err(fault)?;
     Ok(stop)

@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kin_broker::sys::fuse::clone_device;
+use kin_broker::sys::inherited::close_all_but;
 use kin_broker::sys::socket;
 use kin_broker::{Error, Result, ShowVersions};
 use kin_policy::{DirectoryName, FileName};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::close;
 use parking_lot::Mutex;
 
 use crate::inodes::{Inodes, Node};
@@ -167,13 +167,7 @@ fn serve(words: &Receiver<Word>, devices: &UnixStream) {
 /// served through.
 fn keep_nothing_but(kept: RawFd) -> std::result::Result<(), Errno> {
     unshare(CloneFlags::CLONE_FILES)?;
-    let open = std::fs::read_dir("/proc/thread-self/fd").map_err(|_| Errno::ENOENT)?;
-    let open: Vec<RawFd> =
-        open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for fd in open.into_iter().filter(|fd| *fd > libc::STDERR_FILENO && *fd != kept) {
-        let _ = close(fd);
-    }
-    Ok(())
+    close_all_but(&[kept])
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod allocator;
 pub mod child;
 pub mod filter;
 pub mod fuse;
+pub mod inherited;
 pub mod link;
 pub mod lock;
 pub mod memory;
