@@ -287,15 +287,46 @@ fn names(path: &Path) -> Vec<OsString> {
 }
 
 /// What is on the way to a directory of ours must be root's or ours: an owner can put anything in its place. Who
-/// owns `/` is as good as root: in a user namespace that has no root, nobody (65534) does.
+/// owns `/` is as good as root: in a user namespace that has no root, nobody (65534) does. And nobody else may write
+/// there, unless it is sticky: then only owners put something else in the place of what is theirs (inode(7)).
 fn trusted(meta: &FileStat, everywhere: u32, shown: &Path, to: &Path) -> Result<()> {
-    if [0, everywhere, nix::unistd::geteuid().as_raw()].contains(&meta.st_uid) {
+    let refuse = |why: String, hint: String| {
+        let message = format!("{} {why}, who could replace {}", shown.display(), to.display());
+        Err(Error::new(Class::Unsafe, "unsafe_dir", message).hint(hint))
+    };
+    if ![0, everywhere, nix::unistd::geteuid().as_raw()].contains(&meta.st_uid) {
+        let hint = "set HOME and XDG_RUNTIME_DIR, or KIN_HOME, to directories of your own (sudo -H does, sudo -E does not)";
+        return refuse(format!("belongs to uid {}", meta.st_uid), hint.into());
+    }
+    // The permissions of a link mean nothing (symlink(7)).
+    let mode = Mode::from_bits_truncate(meta.st_mode);
+    if kind(meta) != SFlag::S_IFDIR || mode.contains(Mode::S_ISVTX) {
         return Ok(());
     }
-    let message =
-        format!("{} belongs to uid {}, who could replace {}", shown.display(), meta.st_uid, to.display());
-    Err(Error::new(Class::Unsafe, "unsafe_dir", message)
-        .hint("set HOME and XDG_RUNTIME_DIR, or KIN_HOME, to directories of your own (sudo -H does, sudo -E does not)"))
+    if mode.contains(Mode::S_IWOTH) {
+        return refuse("can be written by every user".into(), format!("chmod o-w {}", shown.display()));
+    }
+    if mode.contains(Mode::S_IWGRP) && !is_of_one(meta.st_gid) {
+        let hint = format!("chmod g-w {}", shown.display());
+        return refuse(format!("can be written by group {}", meta.st_gid), hint);
+    }
+    Ok(())
+}
+
+/// Whether a group is root's, or this user's own: of the same name, and with nobody else in it. Where a user has such
+/// a group, what they make is writable by it (usergroups, pam_umask(8)).
+fn is_of_one(group: u32) -> bool {
+    use nix::unistd::{Gid, Group, User, getegid, geteuid};
+    if group == 0 {
+        return true;
+    }
+    let group = Gid::from_raw(group);
+    let of_the_name = |user: User| {
+        Group::from_gid(group).ok().flatten().is_some_and(|group| {
+            group.name == user.name && group.mem.iter().all(|member| *member == user.name)
+        })
+    };
+    group == getegid() && User::from_uid(geteuid()).ok().flatten().is_some_and(of_the_name)
 }
 
 fn open_at(directory: impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {

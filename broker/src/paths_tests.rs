@@ -63,3 +63,47 @@ fn nothing_is_made_or_taken_below_a_directory_of_another_user() {
     assert!(refused(&link.join("kin")).contains("belongs to uid 4711"));
     assert!(!elsewhere.path().join("kin").exists());
 }
+
+#[test]
+fn k16_what_others_may_write_on_the_way_is_refused_unless_it_is_sticky() {
+    let home = tempfile::tempdir().unwrap();
+    let parent = home.path().join("parent");
+    let dir = parent.join("home/run");
+    create_private(&dir).unwrap();
+    let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    for on_the_way in [&parent, &parent.join("home")] {
+        for mode in [0o777, 0o707, 0o702, 0o2777] {
+            set(on_the_way, mode);
+            let said = refused(&dir);
+            assert!(said.contains("can be written by every user"), "{mode:o} {said}");
+            assert!(refused(&parent.join("home/new/run")).contains("every user"), "{mode:o}");
+            assert_eq!(check_private(&dir).unwrap_err().code, "unsafe_dir");
+        }
+        for mode in [0o1777, 0o755, 0o711] {
+            set(on_the_way, mode);
+            create_private(&dir).unwrap();
+        }
+    }
+    assert!(!parent.join("home/new").exists());
+    // A directory of kin's own is nobody else's, sticky or not.
+    set(&dir, 0o1777);
+    assert!(refused(&dir).contains("has mode"));
+}
+
+/// As root alone: nobody else can give a directory to a group that they are not in.
+#[test]
+fn k16_a_group_of_others_may_not_write_on_the_way() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let parent = home.path().join("parent");
+    let dir = parent.join("run");
+    create_private(&dir).unwrap();
+    std::fs::set_permissions(&parent, PermissionsExt::from_mode(0o775)).unwrap();
+    create_private(&dir).unwrap();
+    std::os::unix::fs::chown(&parent, None, Some(4711)).unwrap();
+    assert!(refused(&dir).contains("can be written by group 4711"));
+    std::fs::set_permissions(&parent, PermissionsExt::from_mode(0o755)).unwrap();
+    create_private(&dir).unwrap();
+}
