@@ -19,7 +19,7 @@ pub use decide::{
 };
 pub use grant::{Around, Binding, Ending, Grant, GrantId, Orphans, Reach, RenderedFile, Standing};
 pub use limits::{Descend, Limits, Uses};
-pub use names::{BadName, DirectoryName, FileName, FilePath, ProjectName, Reference, unprintable};
+pub use names::{BadName, DirectoryName, FileName, FilePath, ProjectName, Reference, plain, unprintable};
 pub use process::{Lineage, Namespaces, Pid, Process, Tid};
 pub use program::{Exe, ExeDigest, ExePin};
 pub use time::Timestamp;

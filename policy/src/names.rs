@@ -55,6 +55,11 @@ macro_rules! name {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Whether no character of it can look like another, to somebody who reads it.
+            pub fn is_ascii(&self) -> bool {
+                self.0.is_ascii()
+            }
         }
 
         impl TryFrom<String> for $name {
@@ -77,9 +82,14 @@ macro_rules! name {
             }
         }
 
+        /// For people: what is not ASCII can look like something else, and is escaped (`\\u{41e}`). Programs get
+        /// `as_str`.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                if self.is_ascii() {
+                    return f.pad(&self.0);
+                }
+                f.pad(&plain(&self.0))
             }
         }
 
@@ -245,6 +255,16 @@ pub fn unprintable(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Text with every character that is not ASCII escaped: a name in another script can be drawn exactly as one in Latin
+/// letters, and no list of such characters is complete.
+pub fn plain(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii() { shown.push(c) } else { shown.extend(c.escape_default()) }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +287,25 @@ mod tests {
             ["~/.gitconfig", "~/.config/git/config", ".git/config", "sub/.git/config"].into_iter().all(is)
         );
         assert!(!["~/.git-credentials", "x.gitconfig", "config", ".git/configs"].into_iter().any(is));
+    }
+
+    #[test]
+    fn k17_a_name_that_is_not_ascii_is_shown_with_escapes_and_stays_what_it_is() {
+        for (name, shown) in [
+            ("\u{41e}KEN", "\\u{41e}KEN"),
+            (".\u{435}nv", ".\\u{435}nv"),
+            ("\u{ff21}PI", "\\u{ff21}PI"),
+            ("e\u{301}", "e\\u{301}"),
+            ("clé", "cl\\u{e9}"),
+            ("tls.key", "tls.key"),
+            ("a b", "a b"),
+        ] {
+            let file = FileName::new(name).unwrap();
+            assert_eq!((file.to_string().as_str(), file.as_str()), (shown, name));
+            assert_eq!(file.is_ascii(), name == shown);
+            let path = FilePath::new(format!("~/x/{name}")).unwrap();
+            assert_eq!(path.to_string(), format!("~/x/{shown}"));
+        }
     }
 
     #[test]

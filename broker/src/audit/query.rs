@@ -271,7 +271,7 @@ fn with_version(named: &str) -> (String, Option<u64>) {
     }
 }
 
-/// Nothing that moves a cursor, hides or reorders text.
+/// Nothing that moves a cursor, hides or reorders text, or looks like another character.
 fn shown<'a>(text: Option<&'a Text<'_>>) -> Option<Cow<'a, str>> {
     let text: &str = text?.0.as_ref();
     let plain = |c: char| c == ' ' || c.is_ascii_graphic();
@@ -280,7 +280,7 @@ fn shown<'a>(text: Option<&'a Text<'_>>) -> Option<Cow<'a, str>> {
     }
     let mut safe = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if plain(c) { safe.push(c) } else { safe.extend(c.escape_debug()) }
+        if plain(c) { safe.push(c) } else { safe.extend(c.escape_default()) }
     }
     Some(Cow::Owned(safe))
 }

@@ -2,6 +2,8 @@
 
 use kin_broker::control::protocol::{ManifestInfo, RenderedInfo};
 
+use kin_policy::plain;
+
 use super::output;
 
 /// One line for each file that is made of several bindings, one for the variables that are kept from a
@@ -9,7 +11,7 @@ use super::output;
 pub(super) fn lines(manifest: &ManifestInfo) -> Vec<String> {
     let mut lines: Vec<_> = manifest.files.iter().map(file).collect();
     if !manifest.scrub.is_empty() {
-        lines.push(format!("not inherited by a command: {}", manifest.scrub.join(", ")));
+        lines.push(format!("not inherited by a command: {}", plain(&manifest.scrub.join(", "))));
     }
     if manifest.redact {
         lines.push("masked in what a command writes: every value of the project (redact = true)".to_owned());
@@ -25,7 +27,7 @@ fn file(file: &RenderedInfo) -> String {
         line += &format!(", at {path} with --private");
     }
     if let Some(name) = &file.env_path {
-        line += &format!(", its path in {name}");
+        line += &format!(", its path in {}", plain(name));
     }
     line
 }

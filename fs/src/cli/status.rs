@@ -141,7 +141,7 @@ fn record_description(audit: &AuditStatus, colours: bool) -> String {
 
 fn grant_description(grant: &GrantStatus, colours: bool) -> String {
     let id = grant.id.to_string();
-    let files: Vec<_> = grant.bindings.iter().map(|file| output::printable(file.as_str())).collect();
+    let files: Vec<_> = grant.bindings.iter().map(|file| file.to_string()).collect();
     let left = match grant.ttl_left_ms {
         Some(left) => format!("{} left", duration::brief(left.div_ceil(1000))),
         None => "until its tree ends".into(),
@@ -156,15 +156,14 @@ fn grant_description(grant: &GrantStatus, colours: bool) -> String {
         duration::brief(grant.age_s),
     );
     if !grant.writable.is_empty() {
-        let files: Vec<_> = grant.writable.iter().map(|file| output::printable(file.as_str())).collect();
+        let files: Vec<_> = grant.writable.iter().map(ToString::to_string).collect();
         text += &format!("  writes {}\n", files.join(", "));
     }
     if let Some(window) = window(grant.left) {
         text += &format!("  window {window}\n");
     }
     for edges in &grant.edges {
-        text +=
-            &format!("  edges  {}: {}\n", output::printable(edges.file.as_str()), edges_description(edges));
+        text += &format!("  edges  {}: {}\n", edges.file, edges_description(edges));
     }
     for process in &grant.tree {
         let indent = 2 * (process.depth.min(20) as usize + 1);

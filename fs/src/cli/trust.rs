@@ -5,6 +5,7 @@ use kin_broker::control::Client;
 use kin_broker::control::protocol::{ManifestInfo, Question, TrustState};
 use kin_broker::paths::Directories;
 use kin_broker::{Class, Error, Result};
+use kin_policy::plain;
 
 use super::terminal::{Terminal, confirmation_needed};
 use super::{Format, bad_usage, connect, output, project, rendered, restrictions, unlock};
@@ -126,7 +127,7 @@ fn description(manifest: &ManifestInfo, directories: &Directories) -> String {
     if let TrustState::Changed { diff } = &manifest.trust {
         text += "\nIt has changed since it was trusted:\n";
         for line in diff.lines() {
-            text += &output::printable_line(line);
+            text += &plain(&output::printable_line(line));
             text += "\n";
         }
     }
