@@ -16,6 +16,7 @@ mod j_impostor;
 mod j_speakers;
 mod j_surroundings;
 mod jk;
+mod k_names;
 mod l;
 mod l_alone;
 mod l_changes;
@@ -26,6 +27,7 @@ mod r_rotation;
 mod r_script;
 mod r_terminal;
 mod x;
+mod x_background;
 mod y;
 mod z;
 
