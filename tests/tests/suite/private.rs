@@ -290,7 +290,7 @@ fn a_killed_broker_leaves_a_dead_mount_that_goes_with_its_namespace() {
     assert_eq!(member.pread(fd, 100, 0), Err(Errno::ENOTCONN));
     assert_eq!(member.cat(&env(&world)), Err(Errno::ENOTCONN));
     assert!(member.finish().success());
-    eventually("the keeper takes the placeholder away", SOON, || !world.path("home/.api").exists());
+    eventually("the keeper takes the placeholder away", 5 * SOON, || !world.path("home/.api").exists());
     nothing_is_left(&world);
     assert_eq!(world.member(&["--private"]).cat(&env(&world)), Ok(database(&world)));
 }
