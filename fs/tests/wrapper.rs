@@ -82,6 +82,16 @@ fn piped(command: &mut Command) -> &mut Command {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())
 }
 
+/// Makes a program of these bytes by another process: one that a concurrent test forks could hold a descriptor of this
+/// one open for writing, and the program could not be executed (ETXTBSY, execve(2)).
+fn install(program: &[u8], to: &Path) {
+    let mut install = Command::new("install");
+    let install = install.args(["-m", "0755", "/dev/stdin"]).arg(to).stdin(Stdio::piped());
+    let mut install = install.spawn().expect("install");
+    std::io::Write::write_all(&mut install.stdin.take().expect("a pipe"), program).expect("the program");
+    assert!(install.wait().expect("install").success());
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

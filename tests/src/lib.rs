@@ -15,6 +15,7 @@ mod load;
 pub mod mount;
 mod probe;
 pub mod process;
+pub mod program;
 pub mod record;
 mod rerun;
 pub mod soak;

@@ -4,9 +4,9 @@
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::program;
 use crate::world::{World, binary};
 
 /// Says to a test that was started again that this is the inner run.
@@ -44,8 +44,10 @@ pub fn as_nobody(name: &str) -> Role {
         return Role::Here;
     }
     let place = tempfile::Builder::new().prefix("kin-suite").tempdir_in("/tmp").expect("a directory");
-    let kin = installed(&binary(), place.path(), "kin");
-    let suite = installed(&std::env::current_exe().expect("our own path"), place.path(), "suite");
+    std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("a mode");
+    let kin = program::copied(&binary(), place.path().join("kin"));
+    let suite = std::env::current_exe().expect("our own path");
+    let suite = program::copied(&suite, place.path().join("suite"));
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(suite);
     again(command.env("KIN_BIN", kin).current_dir("/"), name);
@@ -62,23 +64,15 @@ pub fn as_nobody_under_hidepid(name: &str) -> Role {
     }
     needs_root();
     let place = tempfile::Builder::new().prefix("kin-suite").tempdir_in("/tmp").expect("a directory");
-    let kin = installed(&binary(), place.path(), "kin");
-    let suite = installed(&std::env::current_exe().expect("our own path"), place.path(), "suite");
+    std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("a mode");
+    let kin = program::copied(&binary(), place.path().join("kin"));
+    let suite = std::env::current_exe().expect("our own path");
+    let suite = program::copied(&suite, place.path().join("suite"));
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "--", "sh", "-c"]);
     command.arg("mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid=65534 --regid=65534 --clear-groups -- \"$0\" \"$@\"");
     again(command.arg(suite).env("KIN_BIN", kin).current_dir("/"), name);
     Role::Done
-}
-
-fn installed(from: &Path, place: &Path, name: &str) -> std::path::PathBuf {
-    let to = place.join(name);
-    // By another process: a child that a test forks meanwhile would hold the copy open for writing, and it could
-    // not be executed (ETXTBSY, execve(2)).
-    let copied = Command::new("install").args(["-m", "0755"]).args([from, &to]).status().expect("install");
-    assert!(copied.success(), "install: {copied}");
-    std::fs::set_permissions(place, Permissions::from_mode(0o755)).expect("a mode");
-    to
 }
 
 /// Runs the test `name` again as root of a user and mount namespace of its own, where it may mount.

@@ -8,7 +8,7 @@ use kin_policy::Ending;
 use nix::sys::signal::Signal;
 
 use crate::broker::{First, Stub};
-use crate::{Running, lives, piped, send, stat, text, until, written};
+use crate::{Running, install, lives, piped, send, stat, text, until, written};
 
 /// Longer than versions are waited for that come together.
 const APART: Duration = Duration::from_millis(500);
@@ -120,7 +120,7 @@ fn who_is_told_to_end_meanwhile_is_not_started_again() {
 fn a_program_that_is_gone_is_not_started_again() {
     let stub = Stub::new(First::Granted);
     let program = stub.path("server");
-    std::fs::copy("/bin/sh", &program).unwrap();
+    install(&std::fs::read("/bin/sh").unwrap(), &program);
     let program = program.to_str().unwrap();
     let running = Running::start(piped(&mut stub.command(&["--on-rotate=restart", program, "-c", SERVER])));
     lines(&stub, "up", 1);

@@ -1,14 +1,13 @@
 //! What the caller of a wrapped command sees is what it would see without the wrapper.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use kin_policy::Ending;
 
 use crate::broker::{First, Heard, Stub};
-use crate::{Running, lives, piped, text, until};
+use crate::{Running, install, lives, piped, text, until};
 
 fn run(stub: &Stub, arguments: &[&str]) -> std::process::Output {
     Running::start(piped(&mut stub.command(arguments))).output()
@@ -71,8 +70,7 @@ fn z02_a_core_of_the_command_is_told_of() {
 fn z02_what_cannot_be_run_is_127_or_126() {
     let stub = Stub::new(First::Granted);
     std::fs::write(stub.path("plain"), "#!/bin/sh\n").unwrap();
-    std::fs::write(stub.path("lost"), "#!/no/such/interpreter\n").unwrap();
-    std::fs::set_permissions(stub.path("lost"), PermissionsExt::from_mode(0o755)).unwrap();
+    install(b"#!/no/such/interpreter\n", &stub.path("lost"));
     for (program, code, line) in [
         ("no-such-program", 127, "error: no-such-program: command not found\n"),
         ("./no/such", 127, "error: could not run ./no/such: no such file or directory\n"),
@@ -92,8 +90,7 @@ fn z02_what_cannot_be_run_is_127_or_126() {
 #[test]
 fn a_script_without_an_interpreter_runs_as_execvp_runs_it() {
     let stub = Stub::new(First::Granted);
-    std::fs::write(stub.path("script"), "echo ran; exit 3\n").unwrap();
-    std::fs::set_permissions(stub.path("script"), PermissionsExt::from_mode(0o755)).unwrap();
+    install(b"echo ran; exit 3\n", &stub.path("script"));
     let output = run(&stub, &["./script"]);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(3), "ran\n"));
 }

@@ -4,7 +4,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use kin_tests::{Actor, World, leaks_below, record};
+use kin_tests::{Actor, World, leaks_below, program, record};
 
 use crate::{DATABASE, REFUSED, database};
 
@@ -353,9 +353,8 @@ fn a_checkout_cannot_have_a_link_put_outside_of_it() {
 fn a_checkouts_own_git_configuration_starts_nothing() {
     let world = bound();
     git(&world, &["init", "-q"]);
-    let (started, program) = (world.path("started"), world.path("monitor"));
-    std::fs::write(&program, format!("#!/bin/sh\n: > {}\n", started.display())).expect("a program");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let started = world.path("started");
+    let program = program::script(world.path("monitor"), &format!("#!/bin/sh\n: > {}\n", started.display()));
     git(&world, &["add", "kin.toml"]);
     git(&world, &["config", "core.fsmonitor", program.to_str().expect("a path")]);
     git(&world, &["status"]);

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kin_tests::{Actor, Identity, Role, World, as_nobody, record};
+use kin_tests::{Actor, Identity, Role, World, as_nobody, program, record};
 use serde_json::{Value, json};
 
 use crate::{API, DATABASE, REFUSED, database};
@@ -175,10 +175,8 @@ both! {
         let loader = std::fs::read_dir("/lib64").into_iter().chain(std::fs::read_dir("/lib")).flatten().flatten();
         let loader = loader.map(|entry| entry.path()).find(|path| text(path).contains("/ld-linux")).expect("a loader");
         assert!(!reads(&member, &world, &[text(&loader), CAT]));
-        let script = world.path("script");
-        std::fs::write(&script, format!("#!/bin/sh\nIFS= read -r line < \"$1\" || [ -n \"$line\" ] || exit 1\n{CAT} \"$2\"\n"))
-            .expect("a script");
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        let reads_itself = format!("#!/bin/sh\nIFS= read -r line < \"$1\" || [ -n \"$line\" ] || exit 1\n{CAT} \"$2\"\n");
+        let script = program::script(world.path("script"), &reads_itself);
         assert!(!reads(&member, &world, &[text(&script), text(&world.file(DATABASE))]));
         let reasons = reasons(&world);
         assert!(reasons.len() == 2 && reasons.iter().all(|reason| reason == "exe_hash_mismatch"), "{reasons:?}");

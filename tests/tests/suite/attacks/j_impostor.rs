@@ -1,12 +1,12 @@
 //! Who answers in the broker's place, and what was put in the place of what the vault remembers?
 
-use std::fs::{DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use kin_tests::{World, binary, eventually, record};
+use kin_tests::{World, binary, eventually, program, record};
 use serde_json::{Value, json};
 
 const PASSPHRASE: &[u8] = b"correct horse battery staple\n";
@@ -159,9 +159,7 @@ fn j17_what_is_no_broker_is_said_where_the_lock_is_held_already() {
 fn j17_a_copy_of_the_program_is_the_same_program() {
     let world = World::new();
     world.kin(["daemon"]).run().exits(0);
-    let copy = world.path("kin-copy");
-    std::fs::copy(binary(), &copy).expect("a copy");
-    std::fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("its mode");
+    let copy = program::copied(&binary(), world.path("kin-copy"));
     let copy = copy.to_str().expect("UTF-8");
     world.other(copy, ["init", "--passphrase-stdin"]).input(PASSPHRASE).run().exits(0);
 }

@@ -4,17 +4,15 @@ use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
-use kin_tests::{Actor, Role, World, as_nobody, binary};
+use kin_tests::{Actor, Role, World, as_nobody, binary, program};
 
 use crate::{DATABASE, database};
 
 /// A program that leaves a mark and then does what it should.
 fn planted(world: &World, directory: &Path, name: &str) -> PathBuf {
     let mark = world.path("mark");
-    let program = directory.join(name);
     let text = format!("#!/bin/sh\necho {name} \"$@\" >> {}\nexec /usr/bin/{name} \"$@\"\n", mark.display());
-    std::fs::write(&program, text).expect("a program");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    program::script(directory.join(name), &text);
     mark
 }
 
@@ -57,9 +55,8 @@ fn j16_a_fusermount3_of_the_callers_is_not_run() {
 fn j16_a_bus_that_is_a_program_or_another_machine_is_not_asked() {
     let world = World::new();
     world.kin(["daemon"]).run().exits(0);
-    let (mark, program) = (world.path("mark"), world.path("evil"));
-    std::fs::write(&program, format!("#!/bin/sh\n: > {}\n", mark.display())).expect("a program");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let mark = world.path("mark");
+    let program = program::script(world.path("evil"), &format!("#!/bin/sh\n: > {}\n", mark.display()));
     let network = TcpListener::bind("127.0.0.1:0").expect("a port");
     network.set_nonblocking(true).expect("a flag");
     let port = network.local_addr().expect("an address").port();
@@ -127,10 +124,8 @@ mod needs_root {
     fn j18_a_copy_with_more_rights_than_its_caller_does_nothing() {
         kin_tests::needs_root();
         let world = World::ready();
-        let copy = world.path("kin-copy");
+        let copy = program::copied(&binary(), world.path("kin-copy"));
         for (owner, group, mode) in [(65534, 0, 0o4755), (0, 65534, 0o2755)] {
-            // By another process: one that another test forks meanwhile must not have it open to write (ETXTBSY).
-            world.other("cp", [binary(), copy.clone()]).run().exits(0);
             lchown(&copy, Some(owner), Some(group)).expect("an owner");
             std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(mode)).expect("a mode");
             let copy = copy.to_str().expect("a path");
