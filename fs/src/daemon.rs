@@ -162,7 +162,7 @@ fn serve(
     sys::process::harden().map_err(|error| Error::internal("harden the process", error))?;
     // A touched page takes 4 KiB, also on a machine that makes large pages of every mapping (transhuge.rst): the stacks and
     // buffers of a session are large and hardly used.
-    let _ = nix::sys::prctl::set_thp_disable(true);
+    sys::process::make_large_pages(false);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     sys::allocator::keep_little();
     // Before there is a lock, a value or a thread that it could take along.

@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes that are kept, at most: what is more is left to the file.
 const MOST: usize = 8 << 20;
+/// Bytes of memory that are kept for what comes next.
+const READY: usize = 64 << 10;
 
 /// The end of a segment.
 pub(super) struct Tail {
@@ -65,6 +67,7 @@ impl Tail {
     pub(super) fn synced(&mut self, reached: &Reached) {
         let done = reached.offset.saturating_sub(self.from).min(self.bytes.len() as u64);
         self.bytes.drain(..usize::try_from(done).unwrap_or(0));
+        self.bytes.shrink_to(READY);
         self.from += done;
         self.durable = reached.written.min(self.written);
     }
@@ -72,6 +75,7 @@ impl Tail {
     /// All of it is on the disk, and the segment that goes on from here has so many bytes.
     pub(super) fn begin(&mut self, length: u64) {
         self.bytes.clear();
+        self.bytes.shrink_to(READY);
         (self.from, self.durable) = (length, self.written);
     }
 

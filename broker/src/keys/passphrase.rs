@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::{Identity, age_file};
 use crate::Plaintext;
 use crate::error::{Class, Error, Result};
+use crate::sys::process::with_large_pages;
 
 /// scrypt's work factor, log2 N: 64 MiB and about a fifth of a second.
 const WORK: u8 = 16;
@@ -23,14 +24,15 @@ pub(super) fn seal(identity: &Identity, passphrase: &Plaintext) -> Result<Vec<u8
     let mut line = Zeroizing::new(Vec::with_capacity(identity.text().len() + 1));
     line.extend_from_slice(identity.text().bytes());
     line.push(b'\n');
-    age_file::encrypt(&line, &recipient).map_err(|error| Error::internal("encrypt the identity", error))
+    with_large_pages(|| age_file::encrypt(&line, &recipient))
+        .map_err(|error| Error::internal("encrypt the identity", error))
 }
 
 /// The identity out of such a file.
 pub(super) fn open(file: &[u8], passphrase: &Plaintext) -> Result<Identity> {
     let mut key = scrypt::Identity::new(secret(passphrase)?);
     key.set_max_work_factor(MOST_WORK);
-    let line = age_file::decrypt(file, &key).map_err(|error| match error {
+    let line = with_large_pages(|| age_file::decrypt(file, &key)).map_err(|error| match error {
         DecryptError::DecryptionFailed | DecryptError::KeyDecryptionFailed => {
             Error::new(Class::Locked, "wrong_passphrase", "the passphrase is wrong").hint("try again")
         }

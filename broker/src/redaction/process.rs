@@ -16,6 +16,7 @@ use super::patterns::Patterns;
 use super::stream;
 use crate::control::write_frame;
 use crate::sys::memory::Plaintext;
+use crate::sys::process::make_large_pages;
 
 /// What the front and the redactor say to each other: one byte each, and with some more.
 pub mod link {
@@ -133,6 +134,8 @@ struct Process {
 
 /// Lives a redactor's life. The broker may end before it; it ends with its streams, or where none will come.
 pub(crate) fn main(broker: UnixStream) -> ! {
+    // What it looks for is one large table, and all of it is used.
+    make_large_pages(true);
     let code = i32::from(Process::new(broker).and_then(|mut process| process.serve()).is_err());
     std::process::exit(code)
 }

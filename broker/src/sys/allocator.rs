@@ -9,7 +9,10 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 /// From here on, in bytes, a block is a mapping of its own: the kernel makes its pages as they are touched, and takes
 /// them all when it is freed. The system's allocator does not keep to that: once it has freed a large mapping, it
 /// takes the next one of that size from its heap, and zeroes it by hand (`M_MMAP_THRESHOLD`, mallopt(3)). A session
-/// of a FUSE mount has two buffers of 16 MiB, and touches a few pages.
+/// of a FUSE mount has two buffers of 16 MiB, and touches a few pages. Blocks that are filled are smaller, and quicker
+/// from the heap, whose pages are there.
+const MAPPED: usize = 8 << 20;
+/// From here on, in bytes, the whole pages of a block are wiped by the kernel, which takes them.
 const LARGE: usize = 1 << 20;
 const PAGE: usize = 4096;
 
@@ -54,7 +57,7 @@ unsafe impl GlobalAlloc for Wiping {
 
 /// Whether such a block is a mapping of its own.
 fn is_mapped(layout: Layout) -> bool {
-    layout.size() >= LARGE && layout.align() <= PAGE
+    layout.size() >= MAPPED && layout.align() <= PAGE
 }
 
 /// New pages, which read as zeroes; null where there are none.
@@ -200,13 +203,13 @@ mod tests {
         let wanted = |size: usize| (0..size).map(|at| (at % 251) as u8).collect::<Vec<_>>();
         // SAFETY: each block is used within its layout, which says what it is at the moment.
         unsafe {
-            let mut layout = Layout::from_size_align(LARGE / 2, 8).unwrap();
+            let mut layout = Layout::from_size_align(MAPPED / 2, 8).unwrap();
             let mut block = Wiping.alloc(layout);
-            std::slice::from_raw_parts_mut(block, LARGE / 2).copy_from_slice(&wanted(LARGE / 2));
-            for size in [LARGE - 1, LARGE, 3 * LARGE + 5, LARGE, LARGE / 2] {
+            std::slice::from_raw_parts_mut(block, MAPPED / 2).copy_from_slice(&wanted(MAPPED / 2));
+            for size in [MAPPED - 1, MAPPED, 3 * MAPPED + 5, MAPPED, MAPPED / 2] {
                 block = Wiping.realloc(block, layout, size);
                 layout = Layout::from_size_align(size, 8).unwrap();
-                assert_eq!(std::slice::from_raw_parts(block, LARGE / 2), wanted(LARGE / 2));
+                assert_eq!(std::slice::from_raw_parts(block, MAPPED / 2), wanted(MAPPED / 2));
                 block.add(size - 1).write_volatile(1);
             }
             Wiping.dealloc(block, layout);

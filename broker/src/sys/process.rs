@@ -62,6 +62,26 @@ pub fn harden() -> Result<(), Errno> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
 }
 
+/// Whether the kernel may make large pages of this process's memory, and of its children's (`PR_SET_THP_DISABLE`,
+/// prctl(2)). Large ones are quicker where all of a block is used, and waste memory where a few pages of it are.
+pub fn make_large_pages(may: bool) {
+    // A machine without large pages has nothing to say here.
+    let _ = nix::sys::prctl::set_thp_disable(!may);
+}
+
+/// Does what uses all of some large block with large pages, also in a process that goes without.
+pub fn with_large_pages<T>(work: impl FnOnce() -> T) -> T {
+    let without = nix::sys::prctl::get_thp_disable().unwrap_or(false);
+    if without {
+        make_large_pages(true);
+    }
+    let done = work();
+    if without {
+        make_large_pages(false);
+    }
+    done
+}
+
 /// Whether this program was started with more than its caller's rights: it is set-user-ID, set-group-ID or has
 /// capabilities of its own, and the caller's environment and descriptors are somebody else's (`AT_SECURE`,
 /// getauxval(3)).
