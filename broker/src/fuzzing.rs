@@ -309,7 +309,7 @@ fn masks(bytes: &[u8]) -> bool {
     let (values, text) = (&rest[..end], &rest[end + 1..]);
     let values =
         values.split(|byte| *byte == b' ').zip(["A", "B", "C", "D"]).map(|(value, name)| (name, value));
-    let (patterns, _) = Patterns::new(values).expect("within its limits");
+    let (patterns, _) = Patterns::new(values);
     let patterns = Arc::new(patterns);
     let masked = |cuts: &[u8]| {
         let (mut redactor, mut output, mut rest) = (Redactor::new(patterns.clone()), Vec::new(), text);

@@ -89,7 +89,7 @@ impl Manifest {
 }
 
 /// What a binding's table may have.
-const BINDING_KEYS: [&str; 12] = [
+const BINDING_KEYS: [&str; 13] = [
     "ref",
     "env_path",
     "env_value",
@@ -102,6 +102,7 @@ const BINDING_KEYS: [&str; 12] = [
     "scrub",
     "mmap",
     "writable",
+    "plain",
 ];
 
 /// Whether a shell can name a variable so.
@@ -300,6 +301,7 @@ impl Reader<'_> {
             path: table.get("path").map(|value| self.place(value)).transpose()?,
             mmap: self.switch(table, "mmap")?,
             writable: self.switch(table, "writable")?,
+            plain: self.switch(table, "plain")?,
         };
         if binding.mmap && binding.writable {
             let why = "mmap does not go with writable: a mapping would show what was there before";

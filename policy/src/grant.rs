@@ -96,6 +96,9 @@ pub struct Binding {
     /// Members may write it: what they store is a new version of the secret.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub writable: bool,
+    /// It is no secret: a redactor does not mask it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub plain: bool,
 }
 
 impl Binding {
@@ -112,6 +115,7 @@ impl Binding {
             path: None,
             mmap: false,
             writable: false,
+            plain: false,
         }
     }
 

@@ -76,6 +76,9 @@ impl Broker {
         (file, binding): (&FileName, &Binding),
         within: Duration,
     ) -> Result<bool> {
+        if binding.plain {
+            return Ok(false);
+        }
         let reference = &binding.reference;
         let Some(version) =
             vault.version(reference).filter(|version| !channel.has(file, reference, *version))

@@ -6,6 +6,7 @@
 mod channel;
 mod forms;
 mod handing;
+mod parts;
 mod patterns;
 mod process;
 mod redactor;

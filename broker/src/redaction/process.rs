@@ -142,7 +142,7 @@ pub(crate) fn main(broker: UnixStream) -> ! {
 
 impl Process {
     fn new(broker: UnixStream) -> io::Result<Self> {
-        let (patterns, _) = Patterns::new([]).map_err(io::Error::other)?;
+        let (patterns, _) = Patterns::new([]);
         let ended = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self {
             broker: Some(broker),
@@ -236,7 +236,7 @@ impl Process {
 
     fn arm(&self) -> io::Result<Armed> {
         let values = self.values.iter().map(|(name, value)| (name.as_str(), value.bytes()));
-        let (patterns, unmasked) = Patterns::new(values).map_err(io::Error::other)?;
+        let (patterns, unmasked) = Patterns::new(values);
         *self.shared.patterns.write() = Arc::new(patterns);
         let unmasked = unmasked.into_iter().map(|(file, why)| NotMasked { file, why }).collect();
         Ok(Armed { unmasked, locked: lock_memory() })

@@ -195,7 +195,7 @@ fn r11_a_prompt_is_shown_and_what_was_cut_off_is_not() {
     // Both end with what values begin with, as anything does.
     for prompt in ["name? ", "45%"] {
         let script = format!(
-            "printf %s '{prompt}'; read name; printf \"<$name>\"; head -c 12 $KIN_DIR/DATABASE_URL; kill -9 $$"
+            "printf %s '{prompt}'; read name; printf \"<$name>\"; head -c 20 $KIN_DIR/DATABASE_URL; kill -9 $$"
         );
         let mut run = piped(&world, &["sh", "-c", &script]);
         let mut shown = vec![0; prompt.len()];
@@ -506,4 +506,29 @@ fn a_signal_to_the_front_reaches_a_redacted_command_and_ends_it_in_time() {
             left.kill();
         }
     }
+}
+
+#[test]
+fn r17_the_parts_of_a_value_are_masked_and_what_is_plain_is_not() {
+    let world = World::ready();
+    let (password, key) = (world.canary(), world.canary());
+    let dotenv = format!(
+        "DATABASE_URL=postgres://app:{password}@db.example.com/prod\nSTRIPE_KEY=\"{key}\"\nPORT=15432\n"
+    );
+    world.set("db/url", dotenv.as_bytes());
+    world.set("api/mode", b"development");
+    world.set("api/port", b"5432");
+    world.manifest(
+        "schema = 1\n[project]\nname = \"api\"\n[bindings]\nDATABASE_URL = \"db/url\"\n\
+         MODE = { ref = \"api/mode\", plain = true }\nPORT = { ref = \"api/port\", plain = true }\n",
+    );
+    world.trust();
+    let script = ". $KIN_DIR/DATABASE_URL; echo \"$DATABASE_URL\"; echo \"key $STRIPE_KEY\"; echo $PORT; \
+        cat $KIN_DIR/MODE; echo; base64 -w 64 $KIN_DIR/DATABASE_URL";
+    let output = shell(&world, script).exits(0);
+    let text = output.text();
+    let expected =
+        format!("postgres://app:{MARK}@db.example.com/prod\nkey {MARK}\n15432\ndevelopment\n{MARK}");
+    assert!(text.starts_with(&expected), "{text}");
+    assert!(!output.stderr.contains("not masked"), "{}", output.stderr);
 }
