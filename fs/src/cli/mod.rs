@@ -250,7 +250,7 @@ impl Verb {
             Self::Stop(arguments) => stop::answer(&arguments),
             Self::Doctor(arguments) => doctor::answer(&arguments),
             Self::Completions(arguments) => completions::answer(&arguments),
-            Self::Man(_) => man::answer(),
+            Self::Man(arguments) => man::answer(&arguments),
             Self::KeyringAgent(arguments) => return Ok(keyring_agent::answer(&arguments)),
         }
         .map(|()| ExitCode::SUCCESS)

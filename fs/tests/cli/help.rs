@@ -1,5 +1,8 @@
 //! Does every command explain itself, in help, completions and the manual, from one definition?
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
 use insta::assert_snapshot;
 
 use crate::program::Home;
@@ -114,27 +117,97 @@ fn commands(text: &str) -> Vec<String> {
     quoted.chain(typed).map(|line| line.replace(['[', ']', '|', '\\', ','], " ")).collect()
 }
 
+/// The documents of the checkout, but for the changelog, and for the page that is made of the help.
+fn documents() -> Vec<(PathBuf, String)> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let folders = ["", "docs", "fs"].map(|folder| checkout.join(folder));
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten());
+    let pages = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default();
+        path.extension().is_some_and(|extension| extension == "md")
+            && name != "CHANGELOG.md"
+            && name != "commands.md"
+    });
+    pages.map(|path| (path.clone(), std::fs::read_to_string(&path).unwrap())).collect()
+}
+
 #[test]
-fn the_commands_of_the_readme_exist() {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let commands = commands(&text);
+fn the_commands_of_the_documents_exist() {
     let home = Home::new();
-    let page = |verbs: &[&str]| {
-        let ran = home.run(&[verbs, &["--help"]].concat());
-        assert_eq!(ran.code, 0, "kin {verbs:?}: {}", ran.stderr);
-        ran.text().to_owned()
-    };
-    for line in &commands {
-        let words: Vec<_> = line.split_whitespace().take_while(|word| *word != "--").collect();
-        let second = VERBS.iter().any(|verb| verb.contains(' ') && line.starts_with(verb));
-        let verbs = if second { &words[..2] } else { &words[..1] };
-        let help = page(verbs);
-        for flag in words.iter().filter(|word| word.starts_with("--")) {
-            let known = help.split_whitespace().any(|word| word.trim_end_matches(',') == *flag);
-            assert!(known, "`kin {line}`: no {flag} in\n{help}");
+    let mut pages: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    let mut known = BTreeSet::new();
+    for (path, text) in documents() {
+        for line in commands(&text) {
+            let words: Vec<_> = line.split_whitespace().take_while(|word| *word != "--").collect();
+            let second = VERBS.iter().any(|verb| verb.contains(' ') && line.starts_with(verb));
+            let verbs: Vec<String> =
+                words.iter().take(1 + usize::from(second)).map(|&word| word.to_owned()).collect();
+            known.insert(verbs.join(" "));
+            let help = pages.entry(verbs).or_insert_with_key(|verbs| {
+                let arguments: Vec<&str> =
+                    verbs.iter().map(String::as_str).chain(std::iter::once("--help")).collect();
+                let ran = home.run(&arguments);
+                assert_eq!(ran.code, 0, "{}: kin {verbs:?}: {}", path.display(), ran.stderr);
+                ran.text().to_owned()
+            });
+            for flag in words.iter().filter(|word| word.starts_with("--")) {
+                let known = help.split_whitespace().any(|word| word.trim_end_matches(',') == *flag);
+                assert!(known, "{}: `kin {line}`: no {flag} in\n{help}", path.display());
+            }
         }
     }
-    for verb in VERBS.iter().filter(|verb| **verb != "keyring-agent") {
-        assert!(commands.iter().any(|line| line.starts_with(verb)), "README.md does not name kin {verb}");
+    let unnamed: Vec<_> = VERBS
+        .iter()
+        .filter(|verb| **verb != "keyring-agent" && !known.iter().any(|named| named.starts_with(**verb)))
+        .collect();
+    assert!(unnamed.is_empty(), "no document but docs/commands.md names kin {unnamed:?}");
+}
+
+/// docs/commands.md: every help page, in the order of the help.
+fn reference(home: &Home) -> String {
+    let mut page = "# Commands\n\nThis page is made of the help of `kin`, which a test holds it to. `KIN_WRITE_DOCS=1 cargo test -p kin-fs \
+                    --test cli the_commands_are` writes it.\n\n"
+        .to_owned();
+    let mut add = |heading: String, help: &str| {
+        let lines: Vec<_> = help.lines().map(str::trim_end).collect();
+        page.push_str(&format!("{heading}\n\n```text\n{}\n```\n\n", lines.join("\n").trim_end()));
+    };
+    add("## kin".to_owned(), home.run(&["--help"]).text());
+    let above = VERBS.iter().filter(|verb| !verb.contains([' ', '-']));
+    for verb in above.flat_map(|verb| {
+        let below =
+            VERBS.iter().filter(move |below| below.split(' ').next() == Some(*verb) && below != &verb);
+        std::iter::once(verb).chain(below)
+    }) {
+        let arguments: Vec<_> = verb.split(' ').chain(std::iter::once("--help")).collect();
+        let level = if verb.contains(' ') { "###" } else { "##" };
+        add(format!("{level} kin {verb}"), home.run(&arguments).text());
     }
+    page.truncate(page.trim_end().len());
+    page + "\n"
+}
+
+#[test]
+fn the_commands_are_documented_as_the_help_has_them() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/commands.md");
+    let page = reference(&Home::new());
+    if std::env::var_os("KIN_WRITE_DOCS").is_some() {
+        return std::fs::write(path, page).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap();
+    assert!(committed == page, "docs/commands.md is not the help: KIN_WRITE_DOCS=1 writes it");
+}
+
+#[test]
+fn the_manual_has_files_and_a_page_of_its_own_for_a_manifest() {
+    let home = Home::new();
+    let manual = home.run(&["man"]);
+    for section in ["ENVIRONMENT", "EXIT CODES", "FILES", "SEE ALSO"] {
+        assert!(manual.text().contains(&format!(".SH \"{section}\"")), "no {section}");
+    }
+    assert_eq!(home.run(&["man", "kin"]).text(), manual.text());
+    let page = home.run(&["man", "kin.toml"]);
+    assert!(page.text().starts_with(".TH kin.toml 5 "), "{}", page.text());
+    assert!(page.text().contains("\\fBmax_opens = 3\\fR"), "{}", page.text());
+    assert_eq!(home.run(&["man", "kin.yaml"]).code, 2);
 }

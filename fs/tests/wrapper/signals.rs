@@ -37,7 +37,7 @@ fn a_signal_to_the_front_reaches_the_command_once() {
     assert_eq!(got(&stub), ["TERM", "INT", "HUP", "USR1", "WINCH", "end"]);
 }
 
-/// What is not passed on, as README has it: no process can catch it, a fault, news of children, the C library's.
+/// What is not passed on, as docs/limits.md has it: no process can catch it, a fault, news of children, the C library's.
 fn is_passed_on(number: i32) -> bool {
     let kept = [libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD, 32, 33];
     let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
