@@ -379,7 +379,14 @@ mod tests {
     fn run(target: Target) {
         let seeds = target.seeds();
         assert!(!seeds.is_empty() && seeds.iter().all(|seed| target.takes(seed)), "{target:?}: its seeds");
-        // Where `scripts/soak fuzz` begins.
+        // Where libFuzzer begins: each is refused or understood, and none is missing.
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(target.name());
+        let committed: Vec<_> = fs::read_dir(committed).unwrap().flatten().collect();
+        assert_eq!(committed.len(), seeds.len(), "{target:?}: its committed seeds");
+        for seed in committed {
+            target.takes(&fs::read(seed.path()).unwrap());
+        }
+        // Where `scripts/soak fuzz` puts them as they are now.
         if let Some(corpus) = std::env::var_os("KIN_FUZZ_CORPUS") {
             let corpus = Path::new(&corpus).join(target.name());
             fs::create_dir_all(&corpus).unwrap();

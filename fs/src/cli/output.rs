@@ -31,7 +31,7 @@ pub(super) fn write(bytes: &[u8]) -> Result<()> {
 /// Writes text to standard output; what others wrote in it has been through [`printable`].
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub(super) fn print(text: &str) -> Result<()> {
     write(text.as_bytes())
 }
@@ -39,7 +39,7 @@ pub(super) fn print(text: &str) -> Result<()> {
 /// Writes one line to standard output.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub(super) fn line(text: &str) -> Result<()> {
     write(format!("{text}\n").as_bytes())
 }
@@ -47,7 +47,7 @@ pub(super) fn line(text: &str) -> Result<()> {
 /// Writes one JSON document, on one line.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub(super) fn json(document: &impl Serialize) -> Result<()> {
     line(&json_text(document)?)
 }

@@ -12,6 +12,8 @@ use super::{bad_usage, duration, output};
 /// What a command is given to choose by. All of it must hold; of several patterns one.
 #[derive(Args)]
 pub(super) struct Selection {
+    // The help shows it as it is, so a pattern is not to be escaped.
+    #[allow(rustdoc::broken_intra_doc_links)]
     /// A part of the name; or all of it, with * for any text, ? for one character and [ab] for one of them
     #[arg(value_name = "PATTERN")]
     pub(super) patterns: Vec<OsString>,

@@ -19,7 +19,7 @@ const BINDING: &str = "[bindings]";
 const FILE: &str = "[files.NAME]";
 
 const KEYS: [Key; 24] = [
-    key(TOP, "schema = 1", "The schema of this page. It is the first key, and required."),
+    key(TOP, "schema = 1", "The schema of this page. Required."),
     key(TOP, "[project]", "The project as a whole."),
     key(TOP, "[bindings]", "File names, and the secrets that they stand for."),
     key(TOP, "[files.NAME]", "A file that is made of several bindings, in memory, for each open."),
