@@ -9,7 +9,7 @@ mod links;
 
 const CLAIMS: &str = "docs/security-claims.md";
 /// Claims of that page, and the tests that they name. Exact: one that is lost is missed here.
-const COUNTS: (usize, usize) = (199, 492);
+const COUNTS: (usize, usize) = (202, 500);
 /// Promises of `fs/SEMANTICS.md`.
 const PROMISES: usize = 90;
 const ROOMS: [&str; 4] = ["policy", "broker", "fs", "tests"];

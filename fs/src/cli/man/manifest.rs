@@ -18,7 +18,7 @@ const PROJECT: &str = "[project]";
 const BINDING: &str = "[bindings]";
 const FILE: &str = "[files.NAME]";
 
-const KEYS: [Key; 24] = [
+const KEYS: [Key; 25] = [
     key(TOP, "schema = 1", "The schema of this page. Required."),
     key(TOP, "[project]", "The project as a whole."),
     key(TOP, "[bindings]", "File names, and the secrets that they stand for."),
@@ -42,6 +42,7 @@ const KEYS: [Key; 24] = [
         "path = \".env\"",
         "Where `kin link` and `kin run --private` put the file: below the project, or below the home with ~/.",
     ),
+    key(BINDING, "plain = true", "No secret: `kin run --redact` neither masks it nor warns of it."),
     key(BINDING, "scrub = true", "The command does not inherit the variables of this binding's names."),
     key(BINDING, "max_opens = 3", "At most so many opens under one grant; reads do not count."),
     key(BINDING, "for_first = \"30s\"", "Opens only so long after the start of the command."),
