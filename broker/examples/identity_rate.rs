@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use kin_broker::identity::{Choice, Identifier, Identity, Roots};
+use kin_broker::process::{Choice, Identifier, Identity, Roots};
 use kin_policy::Pid;
 
 /// Shells, each the parent of the next; the last one waits.

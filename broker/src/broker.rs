@@ -8,30 +8,32 @@ use std::time::{Duration, Instant};
 use kin_policy::{DirectoryName, Ending, Exe, FileName, Reference, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
-use crate::access::ServeWritable;
+use crate::admin::autolock::Autolock;
+use crate::admin::rekey_files;
+use crate::admin::settings::Settings;
+use crate::admin::unlock::Custody;
+use crate::audit::behalf::with_asker;
+use crate::audit::pending::Owed;
 use crate::audit::{self, AuditLog, Event};
-use crate::autolock::Autolock;
-use crate::clock;
-use crate::config::Config;
-use crate::control::with_asker;
-use crate::custody::Custody;
-use crate::ebb::Ebb;
-use crate::error::{Class, Error, Result};
-use crate::executables::{Executables, Unhashed};
-use crate::grants::{Grants, LiveGrant};
-use crate::identity::{Choice, Identifier};
-use crate::owed::Owed;
-use crate::paths::Directories;
-use crate::placeholders::Placeholders;
-use crate::places::{Inode, Places, inode};
-use crate::private::ServePrivate;
-use crate::rotation::Rotation;
-use crate::settings::Settings;
-use crate::succession;
+use crate::children::renamer::Renamer;
+use crate::children::zygote::Zygote;
+use crate::delivery::redaction;
+use crate::delivery::versions::Rotation;
+use crate::delivery::write::ServeWritable;
+use crate::grants::book::{Grants, LiveGrant};
+use crate::grants::expiry::Warden;
+use crate::grants::placeholders::Placeholders;
+use crate::grants::private_mount::ServePrivate;
+use crate::process::executables::{Executables, Unhashed};
+use crate::process::{Choice, Identifier};
+use crate::sys::clock;
+use crate::sys::config::Config;
+use crate::sys::ebb::Ebb;
+use crate::sys::error::{Class, Error, Result};
 use crate::sys::memory;
+use crate::sys::paths::Directories;
+use crate::sys::places::{Inode, Places, inode};
 use crate::vault::{Place, Vault};
-use crate::warden::Warden;
-use crate::zygote::Zygote;
 
 /// The broker: it decides (through kin-policy), delivers, records and withdraws.
 pub struct Broker {
@@ -74,7 +76,7 @@ impl Broker {
             return Err(Error::new(Class::Unsafe, "memory_not_locked", message)
                 .hint("raise RLIMIT_MEMLOCK; `kin doctor` says how"));
         }
-        succession::settle(&Place::of(&directories), &directories)?;
+        rekey_files::settle(&Place::of(&directories), &directories)?;
         let settings = audit::Settings { sync: config.audit.sync, ..audit::Settings::default() };
         let audit = AuditLog::open_with(&directories.state, settings)?;
         let unclean = directories.state.join(RUNNING).exists();
@@ -147,6 +149,43 @@ impl Broker {
         with_asker(|asker| self.audit.append(&event.asked_by(asker))).map(drop).map_err(Error::from)
     }
 
+    /// Records what has happened already, now or as soon as that is possible.
+    pub(crate) fn record_or_owe(&self, event: &Event<'_>) {
+        if self.record(event).is_err() {
+            self.owed.keep(event);
+        }
+    }
+
+    /// The process that the broker's own processes come from. This process must have one thread, be hardened, and hold
+    /// nothing secret.
+    ///
+    /// # Errors
+    /// Those of fork(2) and socketpair(2).
+    pub fn start_zygote() -> Result<Zygote> {
+        Zygote::start(redaction::main)
+    }
+
+    /// Lets `zygote` fork the processes that this broker needs; the first one stays.
+    pub fn fork_by(&self, zygote: Zygote) {
+        let _ = self.zygote.set(zygote);
+    }
+
+    /// Where they come from.
+    ///
+    /// # Errors
+    /// `internal` where there is none.
+    pub(crate) fn zygote(&self) -> Result<&Zygote> {
+        self.zygote.get().ok_or_else(|| Error::internal("fork", "this broker has no zygote"))
+    }
+
+    /// A renamer, which does not see what is mounted from now on.
+    ///
+    /// # Errors
+    /// `internal` where this user may have no mount namespace.
+    pub fn renamer(&self) -> Result<Renamer> {
+        Renamer::start(self.zygote()?)
+    }
+
     /// Ends one grant and those made inside it: no open is recorded after this returns, no read served.
     /// `false` where it had ended before.
     pub(crate) fn withdraw(&self, live: &LiveGrant, ending: Ending) -> bool {
@@ -197,7 +236,7 @@ impl Broker {
             }
             due = Instant::now() + EACH_SECOND;
             self.lock_if_due();
-            self.record_what_is_owed();
+            self.owed.settle(&self.audit);
             // What fails is tried again in the next second.
             let _ = self.audit.tend(false);
             ebb.look();
@@ -218,7 +257,7 @@ impl Broker {
     pub fn shut(&self, reason: &'static str) {
         self.withdraw_all(Ending::Stopped);
         self.placeholders.release_all();
-        self.record_what_is_owed();
+        self.owed.settle(&self.audit);
         self.audit.flush(true);
         let _ = self.record(&Event::BrokerStop { reason });
         let _ = self.audit.tend(true);

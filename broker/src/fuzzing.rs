@@ -9,14 +9,17 @@ use std::sync::Arc;
 
 use kin_policy::{Pid, Process};
 
+use crate::Plaintext;
 use crate::audit::{self, AuditLog, Event, Filter, VaultChange};
-use crate::control::protocol::{Answer, GrantRequest, Question, Request};
+use crate::control::protocol::{Question, Request};
 use crate::control::{read_frame, write_frame};
+use crate::delivery::redaction::{Patterns, Redactor};
+use crate::grants::messages::GrantRequest;
 use crate::keys::{Identity, age_file, authenticate};
-use crate::manifest::Manifest;
-use crate::redaction::{Patterns, Redactor};
+use crate::project::manifest;
+use crate::project::manifest::Manifest;
+use crate::sys::frame::Answer;
 use crate::vault::{Place, Vault};
-use crate::{Plaintext, manifest};
 
 /// An identity for the vaults of fuzzers alone: corpora outlive a process.
 const IDENTITY: &[u8] = b"AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX";

@@ -1,70 +1,32 @@
 //! kin-broker delivers: it holds the vault, knows the readers, keeps the grants, writes the record, and
 //! hands out a value only under a permit that the record has.
+//!
+//! The rooms, from the top down: `control`, `admin`, `delivery`, `grants`, `project`, `vault`, `keys`, `audit`,
+//! `children`, `process`, `sys`. `broker` builds their services.
 
-pub mod access;
-mod answer;
+pub mod admin;
 pub mod audit;
-mod autolock;
-mod backup;
 mod broker;
-mod changes;
-pub mod clock;
-pub mod config;
+pub mod children;
 pub mod control;
-mod custody;
-mod delivery;
-mod ebb;
-mod edges;
-mod environment;
-mod error;
-mod executables;
-pub mod files;
+pub mod delivery;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod generate;
-mod granting;
 pub mod grants;
-pub mod identity;
-mod keepers;
 pub mod keys;
-pub mod limits;
-mod links;
-pub mod manifest;
-mod mounter;
-pub mod mounts;
-mod owed;
-pub mod paths;
-pub mod placeholders;
-pub mod places;
-mod private;
-pub mod programs;
-mod recovery;
-pub mod redaction;
-mod rekey;
-mod renamer;
-pub mod render;
-mod rendered;
-mod rotation;
-mod scratch;
-mod settings;
-pub mod succession;
+pub mod process;
+pub mod project;
 pub mod sys;
-pub mod targets;
-mod transfer;
-pub mod trust;
 pub mod vault;
-mod warden;
-mod warned;
-mod zygote;
 
-pub use access::ServeWritable;
 pub use broker::Broker;
-pub use delivery::{Delivery, Reading};
-pub use error::{Class, Error, Result, describe};
-pub use executables::Unhashed;
-pub use private::{Mapped, ServePrivate};
-pub use renamer::Renamer;
-pub use rotation::ShowVersions;
-pub use scratch::Scratch;
+pub use children::renamer::Renamer;
+pub use children::zygote::Zygote;
+pub use delivery::open_file::{Delivery, Reading};
+pub use delivery::versions::ShowVersions;
+pub use delivery::write::ServeWritable;
+pub use grants::private_mount::{Mapped, ServePrivate};
+pub use grants::temp_file::Scratch;
+pub use process::executables::Unhashed;
+pub use sys::error::{Class, Error, Result, describe};
 pub use sys::memory::Plaintext;
-pub use zygote::Zygote;

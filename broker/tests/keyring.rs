@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use kin_broker::control::protocol::KeyMethod;
 use kin_broker::keys::keyring::Agent;
 use kin_broker::keys::{create_through, keyring_agent, load_through};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Result};
 
 /// Says that this is the run inside a bus, and whose.

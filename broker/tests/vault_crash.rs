@@ -9,13 +9,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
+use kin_broker::admin::rekey_files;
+use kin_broker::admin::rekey_files::Succession;
 use kin_broker::audit::{AuditLog, Change, Logged};
 use kin_broker::control::protocol::KeyMethod;
 use kin_broker::keys::keyring::Agent;
-use kin_broker::paths::Directories;
-use kin_broker::succession::Succession;
+use kin_broker::sys::paths::Directories;
 use kin_broker::vault::{Facts, Making, Place, Planned, Vault};
-use kin_broker::{Class, Plaintext, keys, succession};
+use kin_broker::{Class, Plaintext, keys};
 use kin_policy::Reference;
 
 /// Says that this is the run that writes.
@@ -185,7 +186,7 @@ fn attempt(kind: &str, home: &Path) -> kin_broker::Result<()> {
             };
             let at = (&place, &directories);
             let logged = log(&directories, Succession::rekey(vault))?;
-            drop(succession::succeed(&Agent::own(), at, logged, (&method, secret.as_ref()), None)?);
+            drop(rekey_files::succeed(&Agent::own(), at, logged, (&method, secret.as_ref()), None)?);
         }
     }
     Ok(())
@@ -194,7 +195,7 @@ fn attempt(kind: &str, home: &Path) -> kin_broker::Result<()> {
 /// Opens it as a broker does that starts after a crash.
 fn open(directories: &Directories) -> kin_broker::Result<Vault> {
     let place = Place::of(directories);
-    succession::settle(&place, directories)?;
+    rekey_files::settle(&place, directories)?;
     let identity = keys::load(directories, Some(&passphrase()), None)?;
     Vault::open(&place, &identity)
 }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use kin_broker::control::Client;
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_fs::run::{OnRotate, RunOptions, run};
 
 fn main() -> ExitCode {

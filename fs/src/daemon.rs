@@ -10,24 +10,24 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kin_broker::identity::Choice;
 use kin_broker::keys::given::Given;
-use kin_broker::paths::Directories;
-use kin_broker::places::{self, Inode, inode};
+use kin_broker::process::Choice;
 use kin_broker::sys::inherited;
-use kin_broker::{Broker, Class, Error, Result, Zygote, control, sys};
+use kin_broker::sys::paths::Directories;
+use kin_broker::sys::places::{self, Inode, inode};
+use kin_broker::{Broker, Class, Error, Result, control, sys};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::ancestry;
-use crate::deadlines::Deadlines;
-use crate::mount::{self, Mount};
-use crate::private::PrivateMounts;
-use crate::secretfs::Surface;
-use crate::watches::Watches;
-use crate::writable::WritableMount;
+use crate::mount::deadlines::Deadlines;
+use crate::mount::filesystem::Surface;
+use crate::mount::private::PrivateMounts;
+use crate::mount::session::{self, Mount};
+use crate::mount::watches::Watches;
+use crate::mount::writable::WritableMount;
 
 /// How long a broker that starts in the background may take until it answers.
 const START: Duration = Duration::from_secs(10);
@@ -166,15 +166,15 @@ fn serve(
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     sys::allocator::keep_little();
     // Before there is a lock, a value or a thread that it could take along.
-    let zygote = Zygote::start()?;
+    let zygote = Broker::start_zygote()?;
     directories.create()?;
     let locks = only_one(directories)?;
     show_holder(&locks.0)?;
     raise_descriptor_limit();
     let stop = block_stop_signals()?;
     for point in [directories.mountpoint(), directories.writable_mountpoint()] {
-        mount::clear(&point);
-        mount::clear_aside(&point);
+        session::clear(&point);
+        session::clear_aside(&point);
     }
     let broker = Broker::new(directories.clone(), identity_choice()?)?;
     broker.fork_by(zygote);
@@ -233,7 +233,7 @@ fn come_up(options: &DaemonOptions, broker: &Arc<Broker>) -> Result<Up> {
     let deadlines = Deadlines::start().map_err(|error| Error::internal("start the watchdog", error))?;
     let watches = Watches::start()?;
     let mount = match Mount::put_up(broker, &deadlines, &watches, Surface::Read) {
-        Err(error) if options.private_only && mount::wants_only_fusermount(&error) => {
+        Err(error) if options.private_only && session::wants_only_fusermount(&error) => {
             broker.has_no_mount(error);
             None
         }

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use super::chain::{GENESIS, Tag};
 use super::json::{self, Members};
 use super::seals::{self, PublicKey, Sealer};
-use crate::error::{Class, Error, Result};
-use crate::files;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files;
 
 /// A record's number, and its MAC: it stands for all that was written up to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

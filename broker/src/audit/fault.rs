@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
-use crate::clock;
+use crate::sys::clock;
 
 /// What `audit.fault` will say: the last error, and the records refused since the last that succeeded.
 #[derive(Default)]

@@ -16,15 +16,15 @@ use super::chain::{self, Key, MAX_LINE, Tag};
 use super::denials::Denials;
 use super::fault::{Fault, Recording};
 use super::json::Members;
-use super::keeper::{self, Keeper};
 use super::logged::Logged;
 use super::overdue::Unsealed;
 use super::record::{Denied, Event};
 use super::seals;
 use super::storage::{LogFile, Storage};
-use crate::config::Sync;
-use crate::error::{Class, Error, Result};
-use crate::places::{Inode, inode};
+use super::upkeep::{self, Keeper};
+use crate::sys::config::Sync;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::places::{Inode, inode};
 
 /// How long an append waits for another that is stuck in the kernel.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -168,7 +168,7 @@ impl AuditLog {
 
     /// Takes up, or begins, the log that `log` has locked.
     pub(super) fn resume(dir: &Path, settings: Settings, log: LogFile) -> Result<Self> {
-        let (key, keeper, last) = keeper::resume(dir)?;
+        let (key, keeper, last) = upkeep::resume(dir)?;
         if last.partial > 0 {
             log.cut(last.partial).map_err(|error| Error::storage("cut the audit log", &error))?;
         }

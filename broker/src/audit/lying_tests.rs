@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::storage::{self, LogFile};
 use super::testing::{self, Scene, events};
 use super::{AuditLog, NotLogged, Settings, verify};
-use crate::config::Sync;
+use crate::sys::config::Sync;
 
 /// Its number is used again, and so its birth tells an inode from one before.
 type Inode = (u64, SystemTime);

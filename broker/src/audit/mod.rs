@@ -2,19 +2,20 @@
 //! unseen.
 
 mod anchor;
+pub(crate) mod behalf;
 mod blocks;
 mod chain;
 mod change;
 mod denials;
 mod fault;
 mod json;
-mod keeper;
 mod late;
 mod log;
 mod logged;
 #[cfg(test)]
 mod lying_tests;
 mod overdue;
+pub(crate) mod pending;
 #[cfg(test)]
 mod power_tests;
 mod query;
@@ -26,6 +27,7 @@ mod tail;
 #[cfg(test)]
 mod testing;
 mod unsynced;
+mod upkeep;
 mod verify;
 mod when;
 
@@ -37,7 +39,8 @@ pub use log::{AuditLog, NotLogged, Settings};
 pub use logged::Logged;
 pub(crate) use logged::Receipt;
 pub use query::{Filter, Queried, Record, parsed, query, query_last_run, query_lines};
-pub use record::{Ancestry, Denied, Event, Op, PolicyChange, ReaderFacts, VaultChange};
+pub use record::{Denied, Event, Op, PolicyChange, ReaderFacts, VaultChange};
+pub(crate) use record::{vault_event, version_event};
 pub use remembered::Remembered;
 pub(crate) use remembered::signed_again;
 pub use verify::{Verified, verify, verify_against};

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
 
-use super::keeper::moved;
 use super::log::{AuditLog, NotLogged, PATIENCE};
-use crate::clock;
+use super::upkeep::moved;
+use crate::sys::clock;
 
 /// Seconds after which an append seals first, by the wall clock, which the records have.
 const OVERDUE: i64 = 40;

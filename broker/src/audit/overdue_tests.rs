@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::super::testing::{self, Fault, Faulty, Scene, events};
 use super::super::{chain, storage, verify};
 use super::*;
-use crate::error::Class;
-use crate::files;
+use crate::sys::error::Class;
+use crate::sys::files;
 
 fn append(log: &AuditLog, records: usize) {
     (0..records).for_each(|_| _ = log.append(&Scene::new().allow()).unwrap());

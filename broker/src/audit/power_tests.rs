@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::storage::{self, Storage};
 use super::testing::{self, Scene};
 use super::{AuditLog, Settings, verify};
-use crate::config::Sync;
+use crate::sys::config::Sync;
 
 /// What was on the disk, and in the page cache, at one instant.
 struct Moment {
@@ -128,7 +128,7 @@ impl Moment {
 
     fn put(&self, segments: &[Vec<u8>]) -> tempfile::TempDir {
         let dir = testing::dir();
-        let write = |path: &Path, bytes: &[u8]| crate::files::write_atomic(path, bytes).unwrap();
+        let write = |path: &Path, bytes: &[u8]| crate::sys::files::write_atomic(path, bytes).unwrap();
         self.small.iter().for_each(|(name, bytes)| write(&dir.path().join(name), bytes));
         let (last, ended) = segments.split_last().unwrap();
         for (number, bytes) in (1..).zip(ended) {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::blocks::{self, Blocks};
 use super::chain::Shape;
 use super::{json, storage};
-use crate::error::{Class, Error, Result};
+use crate::sys::error::{Class, Error, Result};
 
 /// Which records; the default is all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

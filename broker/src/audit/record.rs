@@ -11,9 +11,8 @@ use kin_policy::{
 
 use super::change::Span;
 use super::json::Members;
-
-/// Ancestors that a record keeps; of the others it gives the number.
-const ANCESTORS: usize = 64;
+use crate::process::ancestry::Ancestry;
+use crate::process::{Known, Program};
 
 // Most bytes of a text once escaped. Any sum of them that one event can have fits into
 // `chain::MAX_LINE`; a test holds every event to that.
@@ -368,29 +367,36 @@ pub struct ReaderFacts<'a> {
     pub chain: &'a Ancestry,
 }
 
-/// Ancestors, rendered once for all records of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ancestry(Box<str>);
-
-impl Ancestry {
-    /// Of the ancestors as [`kin_policy::Lineage`] has them, nearest first.
-    pub fn of(ancestors: &[Process]) -> Self {
-        let mut json = String::from(",\"chain\":[");
-        for (index, process) in ancestors.iter().take(ANCESTORS).enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            json.push_str(&format!("{comma}[{},{}]", process.pid, process.start));
-        }
-        json.push(']');
-        if ancestors.len() > ANCESTORS {
-            json.push_str(&format!(",\"elided\":{}", ancestors.len() - ANCESTORS));
-        }
-        Self(json.into())
-    }
+pub(crate) fn vault_event<'a>(
+    change: VaultChange,
+    reference: Option<&'a Reference>,
+    reason: Option<&'a str>,
+) -> Event<'a> {
+    Event::Vault { change, reference, version: None, reason, asker: None }
 }
 
-impl Default for Ancestry {
-    fn default() -> Self {
-        Self::of(&[])
+/// As [`vault_event`], of one version of a secret.
+pub(crate) fn version_event<'a>(
+    change: VaultChange,
+    (reference, version): (&'a Reference, u64),
+    reason: Option<&'a str>,
+) -> Event<'a> {
+    Event::Vault { change, reference: Some(reference), version: Some(version), reason, asker: None }
+}
+
+impl<'a> ReaderFacts<'a> {
+    /// Of a reader: proven once, but for the program, which is what it claims.
+    pub(crate) fn of(known: &'a Known, program: &'a Program, uid: u32) -> Self {
+        let lineage = known.lineage();
+        Self {
+            tid: Some(lineage.tid),
+            process: Some(lineage.process),
+            uid: Some(uid),
+            exe: program.exe.as_ref().map(|exe| exe.as_os_str().as_bytes()),
+            proven: program.proven,
+            comm: &program.comm,
+            chain: known.ancestry(),
+        }
     }
 }
 
@@ -687,7 +693,7 @@ impl ReaderFacts<'_> {
             out.flag("exe_proven", self.proven);
         }
         out.text("comm", self.comm, COMM);
-        out.0.extend_from_slice(self.chain.0.as_bytes());
+        out.0.extend_from_slice(self.chain.as_json().as_bytes());
     }
 }
 

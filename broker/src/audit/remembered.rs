@@ -12,10 +12,10 @@ use super::log::{AuditLog, PATIENCE};
 use super::record::Event;
 use super::seals;
 use super::{NotLogged, json, tail};
-use crate::clock;
-use crate::error::{Class, Error, Result};
-use crate::files;
 use crate::keys::{Identity, Root, authenticate};
+use crate::sys::clock;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files;
 
 /// What the vault's key was derived for.
 const PURPOSE: &str = "kin/audit/1";

@@ -16,8 +16,8 @@ use zeroize::Zeroizing;
 
 use super::chain::Tag;
 use super::json::{self, Members};
-use crate::error::{Class, Error, Result};
-use crate::files;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files;
 
 /// The public half of a sealing key.
 pub(super) type PublicKey = [u8; 32];

@@ -17,9 +17,9 @@ use super::chain::Key;
 use super::log::PATIENCE;
 use super::seals;
 use super::unsynced::Tail;
-use crate::error::{Class, Error, Result};
-use crate::files;
-use crate::places;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files;
+use crate::sys::places;
 
 /// What the log needs of its files: a joint, so that tests can make them fail.
 pub(super) trait Storage: Send + Sync {

@@ -13,7 +13,7 @@ use super::chain::{Key, MAX_LINE, Shape};
 use super::record::Event;
 use super::seals::{self, Seal};
 use super::storage::{self, Segment};
-use crate::error::{Class, Error, Result};
+use crate::sys::error::{Class, Error, Result};
 
 /// The end of a log.
 #[derive(Debug, PartialEq, Eq)]

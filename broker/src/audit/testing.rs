@@ -9,9 +9,10 @@ use kin_policy::{DirectoryName, FileName, GrantId, Permit, Pid, Process, Referen
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use super::record::{Ancestry, Denied, Event, Op, ReaderFacts};
+use super::record::{Denied, Event, Op, ReaderFacts};
 use super::storage::{self, Storage};
 use super::{AuditLog, Filter, query};
+use crate::process::ancestry::Ancestry;
 
 pub(super) fn dir() -> TempDir {
     tempfile::tempdir().unwrap()

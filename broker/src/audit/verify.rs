@@ -10,7 +10,7 @@ use super::chain::{GENESIS, Key, MAX_LINE, Shape, Tag};
 use super::overdue;
 use super::seals::{self, PublicKey, Seal};
 use super::storage::{self, Segment};
-use crate::error::{Class, Error, Result};
+use crate::sys::error::{Class, Error, Result};
 
 const TOO_LONG: &str = "is longer than a record can be";
 

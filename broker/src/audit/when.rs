@@ -3,7 +3,7 @@
 use jiff::civil::{Date, DateTime, Time};
 use jiff::{SignedDuration, Timestamp, Zoned};
 
-use crate::error::{Class, Error, Result};
+use crate::sys::error::{Class, Error, Result};
 
 /// From when to when, both included; a bound that is missing bounds nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,12 +12,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::de::DeserializeOwned;
 
-use super::frame::{MAX_DOCUMENT, read_frame, write_frame};
 use super::proof;
 use super::protocol::{Answer, Hello, Question, Request};
-use crate::error::{Class, Error, Result, describe};
-use crate::paths::{Directories, open_private};
+use crate::sys::error::{Class, Error, Result, describe};
+use crate::sys::frame::{MAX_DOCUMENT, read_frame, write_frame};
 use crate::sys::memory::Plaintext;
+use crate::sys::paths::{Directories, open_private};
 use crate::sys::pidfd;
 use crate::sys::socket::{peer_pidfd, send_with};
 

@@ -1,19 +1,14 @@
 //! control carries questions from the command line to the broker and answers back, over a Unix socket.
 
-mod behalf;
 mod client;
-mod frame;
-mod peer;
+pub(crate) mod dispatch;
 mod proof;
 pub mod protocol;
 mod room;
 mod server;
-pub mod transfer;
 
-pub(crate) use behalf::{Behalf, with_asker};
+pub use crate::sys::frame::{MAX_VALUE, read_frame, write_frame};
 pub use client::Client;
-pub use frame::{MAX_VALUE, read_frame, write_frame};
-pub(crate) use peer::{Peer, peer_gone};
 pub use server::serve;
 pub(crate) use server::{Document, Enclosed, Reply};
 

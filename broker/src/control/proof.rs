@@ -19,11 +19,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use nix::sys::stat::Mode;
 
-use super::frame::{read_frame, write_frame};
 use super::protocol::{Answer, Hello, Question, Request};
-use crate::error::{Class, Error, Result};
-use crate::paths::LOCK;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::frame::{read_frame, write_frame};
 use crate::sys::lock;
+use crate::sys::paths::LOCK;
 use crate::sys::socket::hear;
 
 /// What every process outside of a user namespace has in its `uid_map` (user_namespaces(7)).

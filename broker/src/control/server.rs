@@ -11,17 +11,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use super::Behalf;
-use super::frame::{Head, Parts, is_bounded, write_frame};
-use super::peer::{Peer, peer_changed};
 use super::protocol::{Answer, OLDEST_PROTOCOL, PROTOCOL, Question, Request, SecretInfo};
 use super::room::{Place, Room};
+use crate::admin::transfer::Staged;
 use crate::audit::Event;
+use crate::audit::behalf::Behalf;
 use crate::broker::Broker;
-use crate::error::{Class, Error, Result};
+use crate::process::peer::{Peer, peer_changed};
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::frame::{Head, Parts, is_bounded, write_frame};
 use crate::sys::memory::Plaintext;
 use crate::sys::socket::hear;
-use crate::transfer::Staged;
 
 /// Connections served at once; keepers have none while their command runs.
 const MAX_CONNECTIONS: usize = 128;

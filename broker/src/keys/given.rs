@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::Plaintext;
-use crate::error::{Class, Error, Result, describe};
-use crate::files;
-use crate::paths::check_credentials;
 use crate::sys::child::take_passed;
+use crate::sys::error::{Class, Error, Result, describe};
+use crate::sys::files;
+use crate::sys::paths::check_credentials;
 
 /// Where systemd lays credentials out (systemd.exec(5)).
 const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";

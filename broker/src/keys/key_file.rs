@@ -5,8 +5,8 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::Identity;
-use crate::error::{Class, Error, Result};
-use crate::files;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files;
 
 /// Bytes of a key file: one line and comments.
 const LIMIT: u64 = 64 << 10;

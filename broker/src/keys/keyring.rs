@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::keyring_agent::{LIMIT, VERB};
-use super::{Identity, bus, mismatch};
+use super::{Identity, mismatch};
 use crate::Plaintext;
-use crate::error::{Class, Error, Result, describe};
-use crate::programs::PATH;
+use crate::children::programs::PATH;
+use crate::sys::bus;
+use crate::sys::error::{Class, Error, Result, describe};
 
 const DEADLINE: Duration = Duration::from_millis(4500);
 /// What a child needs of the environment to find the session's bus, and nothing else.

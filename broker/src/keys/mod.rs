@@ -2,17 +2,18 @@
 
 pub(crate) mod age_file;
 pub(crate) mod authenticate;
-pub(crate) mod bus;
 pub mod given;
 mod identity;
 mod key_file;
 pub mod keyring;
 pub mod keyring_agent;
+mod method;
 mod passphrase;
 pub mod session;
 
 pub(crate) use identity::Root;
 pub use identity::{Identity, is_recipient};
+pub use method::KeyMethod;
 
 use std::path::{Path, PathBuf};
 
@@ -20,10 +21,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Plaintext;
-use crate::control::protocol::KeyMethod;
-use crate::error::{Class, Error, Result};
-use crate::files::{self, Disk, RealDisk};
-use crate::paths::Directories;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files::{self, Disk, RealDisk};
+use crate::sys::paths::Directories;
 use keyring::Agent;
 
 const FORMAT: u32 = 1;

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{Identity, age_file};
 use crate::Plaintext;
-use crate::error::{Class, Error, Result};
+use crate::sys::error::{Class, Error, Result};
 use crate::sys::process::with_large_pages;
 
 /// scrypt's work factor, log2 N: 64 MiB and about a fifth of a second.

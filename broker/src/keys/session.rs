@@ -9,7 +9,7 @@ use linux_keyutils::{Key, KeyError, KeyPermissionsBuilder, KeyRing, KeyRingIdent
 
 use super::Identity;
 use crate::Plaintext;
-use crate::error::{Class, Error, Result};
+use crate::sys::error::{Class, Error, Result};
 
 /// Bytes of an identity's text, at most.
 const LIMIT: usize = 256;

@@ -228,6 +228,15 @@ fn map_private(len: usize) -> (NonNull<u8>, bool) {
     (start.cast(), locked)
 }
 
+/// The value, or that it was wiped. Its `Debug` shows neither.
+pub(crate) struct Held(pub(crate) Option<Plaintext>);
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "held" } else { "wiped" })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use nix::unistd::ForkResult;

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::StoreMark;
-use crate::error::{Class, Error, Result};
-use crate::files::{self, Disk, Prepared};
 use crate::keys::authenticate;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files::{self, Disk, Prepared};
 
 const FORMAT: u32 = 1;
 /// Bytes of the mark, at most.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kin_policy::unprintable;
 
-use crate::error::{Class, Error, Result};
+use crate::sys::error::{Class, Error, Result};
 
 /// Attributes of one secret, at most.
 const MOST: usize = 32;

@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 
 use super::{MAX_VALUE, StoreMark, seal};
 use crate::Plaintext;
-use crate::error::{Class, Error, Result};
 use crate::keys::{Identity, Root, age_file, authenticate, is_recipient};
+use crate::sys::error::{Class, Error, Result};
 
 /// A vault that is for its owner alone.
 const FORMAT: u32 = 1;
@@ -158,7 +158,7 @@ impl Keys {
 impl Content {
     /// A vault without secrets, and the key that will seal them.
     pub(super) fn new(keys: &Keys) -> Result<(Self, Plaintext)> {
-        let data_key = crate::generate::random(32)?;
+        let data_key = crate::vault::generate::random(32)?;
         let sealed = seal::seal(&keys.wrap, DATA_KEY, data_key.bytes())?;
         let (data_key_sealed, secrets) = (Sealed(sealed.into()), BTreeMap::new());
         let content = Self {

@@ -9,12 +9,13 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::*;
-use crate::control::protocol::{KeyMethod, TrustState};
-use crate::files::NewFile;
+use crate::admin::rekey_files::{self, Succession};
+use crate::keys::KeyMethod;
 use crate::keys::{self, keyring::Agent};
-use crate::manifest::Manifest;
-use crate::succession::{self, Succession};
-use crate::trust::TrustStore;
+use crate::project::info::TrustState;
+use crate::project::manifest::Manifest;
+use crate::project::trust_store::TrustStore;
+use crate::sys::files::NewFile;
 
 /// One thing that was asked of the disk. Files have numbers; a name is what may point at one.
 #[derive(Clone, Debug)]
@@ -255,7 +256,7 @@ fn write(at: usize, dir: &TempDir, vault: &mut Vault, place: &Place) -> Result<(
             let method = KeyMethod::KeyFile { path: dir.path().join(format!("key{}", at + 1)) };
             let at = (place, &directories);
             let logged = Logged::for_test(Succession::rekey(vault.clone()));
-            *vault = succession::succeed(&Agent::own(), at, logged, (&method, None), None)?.1;
+            *vault = rekey_files::succeed(&Agent::own(), at, logged, (&method, None), None)?.1;
         }
     }
     Ok(())
@@ -339,7 +340,7 @@ impl Recording {
     fn open(&self) -> Result<Vault> {
         let directories = directories(&self.dir);
         let place = Place::of(&directories);
-        succession::settle(&place, &directories)?;
+        rekey_files::settle(&place, &directories)?;
         Vault::open(&place, &keys::load(&directories, None, None)?)
     }
 
@@ -499,7 +500,7 @@ fn a_write_fails(which: usize, at: usize, errno: i32) -> bool {
             assert_eq!(holds(&vault), held, "{what}");
         }
     }
-    succession::settle(&place, &directories).unwrap();
+    rekey_files::settle(&place, &directories).unwrap();
     let identity = keys::load(&directories, None, None).unwrap();
     let mut again = Vault::open(&place, &identity).unwrap();
     let found = again.generation();

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::container::{Record, Version};
-use crate::control::protocol::{DueInfo, SecretInfo, VersionInfo};
-use crate::limits::DUE_SOON;
+use crate::vault::info::DUE_SOON;
+use crate::vault::info::{DueInfo, SecretInfo, VersionInfo};
 
 /// Seconds that the value of a version can still be read after another has replaced it: whoever holds the
 /// old one has to be found first.

@@ -4,7 +4,9 @@
 mod anchor;
 mod attributes;
 mod container;
+pub mod generate;
 mod history;
+pub mod info;
 mod mark;
 mod planned;
 mod recipients;
@@ -22,11 +24,11 @@ use zeroize::Zeroizing;
 
 use crate::Plaintext;
 use crate::audit::Logged;
-use crate::control::protocol::{SecretInfo, VersionInfo};
-use crate::error::{Class, Error, Result};
-use crate::files::{self, Disk, Prepared, RealDisk};
 use crate::keys::Identity;
-use crate::paths::Directories;
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files::{self, Disk, Prepared, RealDisk};
+use crate::sys::paths::Directories;
+use crate::vault::info::{SecretInfo, VersionInfo};
 use anchor::Freshness;
 use container::{Content, Keys, Record, Sealed, Version, corrupt, place};
 
@@ -38,7 +40,7 @@ pub use planned::{Making, Planned};
 pub(crate) use recipients::Rekeyed;
 
 /// Bytes of a value, at most.
-pub const MAX_VALUE: usize = crate::control::MAX_VALUE;
+pub const MAX_VALUE: usize = crate::sys::frame::MAX_VALUE;
 /// Bytes of a note, at most.
 pub const MAX_NOTE: usize = 1024;
 

@@ -9,8 +9,8 @@ use super::container::Content;
 use super::{Facts, Place, StoreMark, Vault, anchor, history, missing};
 use crate::Plaintext;
 use crate::audit::{Change, Event, Logged, VaultChange};
-use crate::control::protocol::{RecipientInfo, SecretInfo};
-use crate::error::{Error, Result};
+use crate::sys::error::{Error, Result};
+use crate::vault::info::{RecipientInfo, SecretInfo};
 
 /// What a vault is to become, and what the record says of that. Only a vault makes one, and
 /// [`Vault::commit`] takes it once it is logged.

@@ -5,10 +5,10 @@ use std::path::Path;
 use super::container::{Content, Keys, MOST_RECIPIENTS, Recipient, Sealed, corrupt, place};
 use super::{Place, Planned, Vault, anchor, container, seal};
 use crate::audit::VaultChange;
-use crate::control::protocol::RecipientInfo;
-use crate::error::{Class, Error, Result};
-use crate::files;
 use crate::keys::{Identity, Root};
+use crate::sys::error::{Class, Error, Result};
+use crate::sys::files;
+use crate::vault::info::RecipientInfo;
 
 /// A vault under another identity, of which nothing is written yet.
 pub(crate) struct Rekeyed {

@@ -5,7 +5,7 @@ use chacha20poly1305::aead::{AeadInPlace, KeyInit, OsRng};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 
 use crate::Plaintext;
-use crate::error::{Error, Result};
+use crate::sys::error::{Error, Result};
 
 /// XChaCha20-Poly1305: nonces this long can be drawn at random.
 const NONCE: usize = 24;

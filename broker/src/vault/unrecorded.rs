@@ -1,7 +1,7 @@
 //! Changes as if they were on the record: for the tests of what a vault is, which have no log.
 
 use super::*;
-use crate::control::protocol::RecipientInfo;
+use crate::vault::info::RecipientInfo;
 
 impl Vault {
     pub(crate) fn made(place: &Place, identity: &Identity) -> Result<Self> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kin_broker::control::protocol::{BackupMade, Question};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Result, describe};
 
 use super::{Format, bad_usage, connect, output, unlock};

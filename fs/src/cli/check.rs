@@ -2,7 +2,7 @@
 
 use clap::Args;
 use kin_broker::control::protocol::{BindingInfo, ManifestInfo, TrustState};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Result};
 
 use super::{Format, connect, list, output, project, rendered, restrictions, trust};

@@ -4,9 +4,10 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kin_broker::children::programs;
 use kin_broker::control::Client;
-use kin_broker::paths::Directories;
-use kin_broker::{Class, Error, Result, describe, programs};
+use kin_broker::sys::paths::Directories;
+use kin_broker::{Class, Error, Result, describe};
 use kin_fs::ancestry;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 

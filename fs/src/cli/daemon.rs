@@ -5,10 +5,11 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use clap::Args;
-use kin_broker::identity::{check_proc, in_initial_pid_namespace, proc_is_own};
+use kin_broker::children::programs;
 use kin_broker::keys::given::{CREDENTIAL, Given};
-use kin_broker::paths::Directories;
-use kin_broker::{Error, Result, programs};
+use kin_broker::process::{check_proc, in_initial_pid_namespace, proc_is_own};
+use kin_broker::sys::paths::Directories;
+use kin_broker::{Error, Result};
 use kin_fs::daemon::{self, DaemonOptions};
 
 use super::Format;

@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use kin_broker::{Error, Result, limits};
+use kin_broker::sys::limits;
+use kin_broker::{Error, Result};
 
 use super::{bad_usage, output};
 

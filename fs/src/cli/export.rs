@@ -8,10 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use kin_broker::admin::batches::{ExportMade, ExportRequest};
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{Question, SecretInfo};
-use kin_broker::control::transfer::{ExportMade, ExportRequest};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result, describe};
 use kin_policy::Reference;
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use kin_broker::Result;
 use kin_broker::control::protocol::{Question, VaultMade};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 
 use super::unlock::value_from_environment_is_refused;
 use super::{Format, connect, key, output};

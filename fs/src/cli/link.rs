@@ -7,11 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use kin_broker::admin::batches::{ImportReason, LinkInfo, LinkRequest, LinkState};
 use kin_broker::control::Client;
 use kin_broker::control::protocol::Question;
-use kin_broker::control::transfer::{ImportReason, LinkInfo, LinkRequest, LinkState};
-use kin_broker::paths::Directories;
-use kin_broker::targets::{Target, Way};
+use kin_broker::project::mount_targets::{Target, Way};
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Result, describe};
 use kin_policy::{FileName, FilePath, Reference};
 

@@ -2,11 +2,12 @@
 
 use clap::Args;
 use jiff::tz::TimeZone;
+use kin_broker::Result;
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{Question, SecretInfo};
-use kin_broker::limits::DUE_SOON;
-use kin_broker::paths::Directories;
-use kin_broker::{Result, clock};
+use kin_broker::sys::clock;
+use kin_broker::sys::paths::Directories;
+use kin_broker::vault::info::DUE_SOON;
 
 use super::select::{self, Selection};
 use super::{Format, connect, output, unlock};

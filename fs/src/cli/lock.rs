@@ -3,7 +3,7 @@
 use clap::Args;
 use kin_broker::Result;
 use kin_broker::control::protocol::{Question, Withdrawn};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 
 use super::{Format, connect, output, revoke};
 

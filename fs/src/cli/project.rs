@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use kin_broker::{Class, Error, Result, manifest};
+use kin_broker::project::manifest;
+use kin_broker::{Class, Error, Result};
 
 /// The directory that holds `kin.toml`, from the working directory upwards. The broker judges whether it
 /// may be believed.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{KeyMethod, Question, RecipientInfo, Recovery, Rekeyed};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result};
 
 use super::backup::absolute;

@@ -6,7 +6,7 @@ use clap::Args;
 use kin_broker::Result;
 use kin_broker::control::protocol::{Question, Restored};
 use kin_broker::keys::given::Given;
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 
 use super::backup::absolute;
 use super::terminal::{Terminal, confirmation_needed};

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use clap::Args;
 use kin_broker::Result;
 use kin_broker::control::protocol::{Question, SecretInfo};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 
 use super::terminal::{Terminal, confirmation_needed};
 use super::{connect, output, reference, show, unlock};

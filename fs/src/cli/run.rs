@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use kin_broker::paths::Directories;
-use kin_broker::{Error, Result, limits};
+use kin_broker::sys::limits;
+use kin_broker::sys::paths::Directories;
+use kin_broker::{Error, Result};
 use kin_fs::run::{OnRotate, RunOptions, run};
 use kin_policy::{FileName, Limits};
 

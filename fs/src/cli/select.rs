@@ -4,8 +4,9 @@ use std::ffi::OsString;
 
 use clap::Args;
 use glob::{MatchOptions, Pattern};
+use kin_broker::Result;
 use kin_broker::control::protocol::SecretInfo;
-use kin_broker::{Result, clock};
+use kin_broker::sys::clock;
 
 use super::{bad_usage, duration, output};
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{NewVersion, Question, SecretInfo};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result};
 use kin_policy::Reference;
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use kin_broker::Result;
 use kin_broker::control::protocol::{Question, SecretInfo};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 
 use super::{Format, connect, list, output, reference, select, unlock};
 

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use kin_broker::control::protocol::{
     AuditStatus, DueInfo, FileEdges, GrantStatus, KeyMethod, Left, Question, Status,
 };
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Error, Result};
 
 use super::output::{self, Tone};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use kin_broker::control::protocol::Question;
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Result};
 
 use super::{Format, connect, output};

@@ -3,7 +3,7 @@
 use clap::Args;
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{ManifestInfo, Question, TrustState};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Result};
 use kin_policy::plain;
 

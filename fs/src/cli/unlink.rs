@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
+use kin_broker::admin::batches::{UnlinkInfo, UnlinkRequest, UnlinkState};
 use kin_broker::control::protocol::Question;
-use kin_broker::control::transfer::{UnlinkInfo, UnlinkRequest, UnlinkState};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Result, describe};
 
 use super::terminal::{Terminal, confirmation_needed};

@@ -4,7 +4,7 @@ use clap::Args;
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{KeyMethod, Question, Status, Unlock};
 use kin_broker::keys::given::Given;
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result};
 
 use super::terminal::Terminal;

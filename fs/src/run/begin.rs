@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{GrantRequest, Granted, KEEPER_COMM, PrivateRequest, Question};
-use kin_broker::placeholders::Placeholder;
+use kin_broker::grants::placeholders::Placeholder;
 use kin_broker::sys::child;
 use kin_broker::sys::standard::pipe_was_ignored;
 use kin_broker::{Class, Error, Result};

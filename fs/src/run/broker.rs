@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::Question;
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Error, Result};
 use kin_policy::Ending;
 

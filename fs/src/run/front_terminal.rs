@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use kin_broker::redaction::link::{self, Said};
+use kin_broker::delivery::redaction::link::{self, Said};
 use nix::sys::signal::Signal;
 
 use super::front::Front;

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use kin_broker::Error;
-use kin_broker::placeholders::Placeholder;
+use kin_broker::grants::placeholders::Placeholder;
 use kin_broker::sys::{child, process};
 use kin_policy::Ending;
 use nix::errno::Errno;

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::REDACTION_WANTED;
-use kin_broker::identity::check_proc;
-use kin_broker::paths::Directories;
+use kin_broker::process::check_proc;
+use kin_broker::sys::paths::Directories;
 use kin_broker::sys::{child, process};
 use kin_broker::{Class, Error, Result};
 use kin_policy::{FileName, Limits, Reference};

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use kin_broker::redaction::link;
+use kin_broker::delivery::redaction::link;
 use kin_broker::sys::terminal::take_control;
 use kin_broker::{Error, Result};
 use nix::errno::Errno;

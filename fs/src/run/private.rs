@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use kin_broker::control::protocol::{Granted, Owner, PrivateGranted};
+use kin_broker::project::mount_targets::{Target, Way};
 use kin_broker::sys::mount::{clone_of, put_over};
 use kin_broker::sys::process;
-use kin_broker::targets::{Target, Way};
 use kin_broker::{Class, Error, Result, describe};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kin_broker::control::protocol::Granted;
 use kin_broker::control::{read_frame, write_frame};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::sys::{filter, process, socket};
 use kin_broker::{Class, Error, Result, describe};
 use nix::errno::Errno;

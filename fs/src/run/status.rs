@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use kin_broker::describe;
-use kin_broker::redaction::{NotMasked, Unmasked};
+use kin_broker::grants::messages::{NotMasked, Unmasked};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};

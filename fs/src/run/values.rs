@@ -7,7 +7,7 @@ use std::process::Command;
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{Granted, Question};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result};
 use kin_policy::FileName;
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use kin_broker::Result;
 use kin_broker::audit::{self, Filter, Record};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_policy::Reference;
 use serde::Serialize;
 

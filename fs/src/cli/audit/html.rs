@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kin_broker::Result;
 use kin_broker::audit::{self, Filter, Record};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 
 use super::table::{what, who, why};
 use super::{Newest, marked, shown_time};

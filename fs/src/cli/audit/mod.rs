@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 use kin_broker::Result;
 use kin_broker::audit::{self, Filter, Queried};
 use kin_broker::control::protocol::{Question, Remembered};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_policy::{DirectoryName, Reference};
 
 use super::{Format, bad_usage, connect, output};

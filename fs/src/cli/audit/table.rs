@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use kin_broker::Result;
 use kin_broker::audit::{self, Filter, Record};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 
 use super::{Newest, between, shown_time};
 use crate::cli::output;

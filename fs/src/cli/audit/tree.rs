@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kin_broker::Result;
 use kin_broker::audit::{self, Filter, Record};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use serde_json::{Value, json};
 
 use super::{bad_usage, shown_time};

@@ -4,7 +4,7 @@ use clap::Args;
 use kin_broker::Result;
 use kin_broker::audit::{self, Head};
 use kin_broker::control::protocol::Remembered;
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 
 use super::{Format, shown_time};
 use crate::cli::output;

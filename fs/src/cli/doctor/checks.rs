@@ -7,14 +7,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kin_broker::children::programs;
 use kin_broker::control::protocol::{BrokerStatus, KeyMethod, Status};
-use kin_broker::identity::{check_proc, proc_is_own};
 use kin_broker::keys;
-use kin_broker::mounts;
-use kin_broker::paths::{Directories, check_private};
+use kin_broker::process::{check_proc, proc_is_own};
 use kin_broker::sys::memory;
+use kin_broker::sys::mounts;
+use kin_broker::sys::paths::{Directories, check_private};
 use kin_broker::vault;
-use kin_broker::{Class, Result, describe, programs};
+use kin_broker::{Class, Result, describe};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 

@@ -6,7 +6,7 @@ mod mounts;
 use clap::Args;
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{KeyMethod, Question, Status};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Result};
 use serde::Serialize;
 

@@ -4,8 +4,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use kin_broker::paths::Directories;
-use kin_broker::{Class, mounts, programs};
+use kin_broker::Class;
+use kin_broker::children::programs;
+use kin_broker::sys::mounts;
+use kin_broker::sys::paths::Directories;
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::geteuid;
 

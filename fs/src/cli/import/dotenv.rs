@@ -3,7 +3,7 @@
 //! dotenvy, which Rust programs use, puts the environment's own variables in the place of `$NAME`: a password
 //! with a dollar in it would be stored as another one. So this reads them itself, straight into locked memory.
 
-use kin_broker::render::Escape;
+use kin_broker::project::render::Escape;
 use kin_broker::{Error, Plaintext, Result};
 use kin_policy::Reference;
 

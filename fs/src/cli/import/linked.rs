@@ -4,11 +4,11 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use kin_broker::admin::batches::{ImportInfo, ImportReason, LinkState};
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{ManifestInfo, Question, TrustState};
-use kin_broker::control::transfer::{ImportInfo, ImportReason, LinkState};
-use kin_broker::manifest::{self as manifests, FILE};
-use kin_broker::paths::Directories;
+use kin_broker::project::manifest::{self as manifests, FILE};
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Class, Error, Plaintext, Result, describe};
 use kin_policy::{FileName, FilePath, ProjectName, Reference};
 use sha2::{Digest, Sha256};

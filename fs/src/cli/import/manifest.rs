@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use kin_broker::manifest::FILE;
+use kin_broker::project::manifest::FILE;
 use kin_broker::{Error, Result};
 use kin_policy::{FileName, FilePath, ProjectName, Reference};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, value};
@@ -200,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = by_key(None).unwrap();
         write(dir.path(), &text).unwrap();
-        let manifest = kin_broker::manifest::Manifest::read(dir.path()).unwrap();
+        let manifest = kin_broker::project::manifest::Manifest::read(dir.path()).unwrap();
         assert_eq!(manifest.bindings["A"].reference.as_str(), "api/A");
         let file = &manifest.files[".env"];
         assert_eq!((file.format.as_str(), file.recipe.uses().len()), ("dotenv", 2));
@@ -235,7 +235,7 @@ mod tests {
     fn a_new_manifest_is_one_that_kin_reads() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &extended(None).unwrap()).unwrap();
-        let manifest = kin_broker::manifest::Manifest::read(dir.path()).unwrap();
+        let manifest = kin_broker::project::manifest::Manifest::read(dir.path()).unwrap();
         let binding = &manifest.bindings[".env"];
         assert_eq!((binding.reference.as_str(), manifest.project.as_str()), ("api/.env", "api"));
         assert_eq!(binding.path.as_ref().unwrap().as_str(), ".env");

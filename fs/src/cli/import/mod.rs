@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use kin_broker::admin::batches::{ExportKey, ImportInfo, ImportReason, StageExport};
 use kin_broker::control::Client;
 use kin_broker::control::protocol::Question;
-use kin_broker::control::transfer::{ExportKey, ImportInfo, ImportReason, StageExport};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::{Plaintext, Result};
 use kin_policy::Reference;
 

@@ -1,7 +1,7 @@
 //! How do many values get to the broker, and what does a person see of them first?
 
+use kin_broker::admin::batches::{ImportInfo, ImportReason, ImportRequest, ImportState, StagedEntry};
 use kin_broker::control::protocol::Question;
-use kin_broker::control::transfer::{ImportInfo, ImportReason, ImportRequest, ImportState, StagedEntry};
 use kin_broker::control::{Client, MAX_VALUE};
 use kin_broker::{Plaintext, Result};
 use kin_policy::Reference;

@@ -140,7 +140,7 @@ pub(super) fn render(page: &mut Vec<u8>) -> io::Result<()> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use kin_broker::manifest::Manifest;
+    use kin_broker::project::manifest::Manifest;
 
     use super::*;
 

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kin_broker::audit::{Ancestry, AuditLog, Event, NotLogged, Op, ReaderFacts};
-use kin_broker::paths::Directories;
+use kin_broker::audit::{AuditLog, Event, NotLogged, Op, ReaderFacts};
+use kin_broker::process::ancestry::Ancestry;
+use kin_broker::sys::paths::Directories;
 use kin_policy::{DirectoryName, FileName, GrantId, Pid, Process, Reference, Tid};
 
 use crate::Result;

@@ -1,8 +1,8 @@
 //! What does the decision alone cost? The broker's own way to it at each OPEN and READ: no record, no value.
 
-use kin_broker::clock;
-use kin_broker::grants::{Grants, LiveGrant};
-use kin_broker::identity::{Choice, Identifier};
+use kin_broker::grants::book::{Grants, LiveGrant};
+use kin_broker::process::{Choice, Identifier};
+use kin_broker::sys::clock;
 use kin_policy::{
     Action, Binding, Decision, DirectoryName, FileName, Grant, GrantId, Limits, PageCache, Pid, Reader,
     Reference, Request, decide,

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use serde_json::Value;
 use tempfile::TempDir;
 

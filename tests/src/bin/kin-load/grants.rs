@@ -7,7 +7,7 @@ use std::path::Path;
 
 use kin_broker::control::Client;
 use kin_broker::control::protocol::{GrantRequest, Granted, Question};
-use kin_broker::paths::Directories;
+use kin_broker::sys::paths::Directories;
 use kin_broker::sys::process::fork_single_threaded;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;

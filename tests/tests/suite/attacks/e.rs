@@ -67,7 +67,7 @@ fn broker_with_a_wall_clock(world: &World) -> (kin_tests::Daemon, std::path::Pat
     let get = |name: &str| variables.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
     let mut command = Command::new(loader());
     command.arg("--preload").arg(&library).arg(binary());
-    command.env_clear().envs(kin_broker::programs::environment(&get));
+    command.env_clear().envs(kin_broker::children::programs::environment(&get));
     (world.foreground_by(command), seconds)
 }
 
