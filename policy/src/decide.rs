@@ -352,14 +352,20 @@ fn judge<'a>(
     if page_cache == PageCache::Private && !(binding.mmap && request.through.is_none()) {
         return Err(Denial::PageCacheFill);
     }
-    if request.action.is_an_open() {
+    has_room(request.action, file, standing, now)?;
+    Ok((grant, Some(binding)))
+}
+
+/// Whether there is one more open for this file, in the grant and those around it, and a vault to open it from.
+fn has_room(action: Action, file: &FileName, standing: &Standing<'_>, now: Timestamp) -> Result<(), Denial> {
+    if action.is_an_open() {
         and_around(standing)
             .try_for_each(|Around { grant, uses, .. }| limits::one_more(grant, file, uses, now))?;
     }
-    match () {
-        () if standing.suspended => Err(Denial::Suspended),
-        () if standing.crowded && request.action.is_an_open() => Err(Denial::TooManyOpen),
-        () => Ok((grant, Some(binding))),
+    match standing {
+        Standing { suspended: true, .. } => Err(Denial::Suspended),
+        Standing { crowded: true, .. } if action.is_an_open() => Err(Denial::TooManyOpen),
+        _ => Ok(()),
     }
 }
 

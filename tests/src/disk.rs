@@ -11,6 +11,30 @@ const SIZE: &str = "48M";
 /// The directories of a world that kin and its user write to.
 const DIRECTORIES: [&str; 4] = ["kin", "home", "project", "xdg"];
 
+impl World {
+    /// Mounts a small disk of `size` on a directory; for root alone, also of a namespace.
+    ///
+    /// # Panics
+    /// Where it cannot be mounted.
+    pub fn mount_disk(&self, directory: &Path, size: &str) {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "none"]).arg(directory);
+        assert!(mount.status().is_ok_and(|status| status.success()), "a small disk: {mount:?}");
+        self.remember_disk(directory);
+    }
+
+    pub(crate) fn remember_disk(&self, directory: &Path) {
+        self.disks.borrow_mut().push(directory.to_owned());
+    }
+
+    /// Takes the small disks away.
+    pub fn unmount_disks(&self) {
+        for disk in self.disks.borrow_mut().drain(..) {
+            let _ = Command::new("umount").arg("-l").arg(disk).status();
+        }
+    }
+}
+
 /// An ext4 that the world's directories are on, and a swap file that is this test's own.
 pub struct Disk {
     image: PathBuf,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 mod codes;
 mod figures;
 mod links;
+mod rooms;
 
 const CLAIMS: &str = "docs/security-claims.md";
 /// Claims of that page, and the tests that they name. Exact: one that is lost is missed here.

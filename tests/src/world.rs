@@ -480,28 +480,6 @@ impl World {
         self.path("kin/state/audit.jsonl")
     }
 
-    /// Mounts a small disk of `size` on a directory; for root alone, also of a namespace.
-    ///
-    /// # Panics
-    /// Where it cannot be mounted.
-    pub fn mount_disk(&self, directory: &Path, size: &str) {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "none"]).arg(directory);
-        assert!(mount.status().is_ok_and(|status| status.success()), "a small disk: {mount:?}");
-        self.remember_disk(directory);
-    }
-
-    pub(crate) fn remember_disk(&self, directory: &Path) {
-        self.disks.borrow_mut().push(directory.to_owned());
-    }
-
-    /// Takes the small disks away.
-    pub fn unmount_disks(&self) {
-        for disk in self.disks.borrow_mut().drain(..) {
-            let _ = Command::new("umount").arg("-l").arg(disk).status();
-        }
-    }
-
     /// The test has damaged the record: at the end it need not verify.
     pub fn record_was_damaged(&self) {
         self.record_is_whole.set(false);

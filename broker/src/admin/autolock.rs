@@ -11,7 +11,7 @@ use crate::audit::VaultChange;
 use crate::audit::vault_event;
 use crate::broker::Broker;
 use crate::delivery::open_file::Delivery;
-use crate::grants::book::OpenFile;
+use crate::grants::live::OpenFile;
 use crate::keys::KeyMethod;
 use crate::sys::clock;
 use crate::sys::config::{AutoLock, Remember, VaultConfig};

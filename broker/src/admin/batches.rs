@@ -109,6 +109,14 @@ pub struct ExportRequest {
     pub recipients: Vec<String>,
 }
 
+impl ExportRequest {
+    /// The same, of these too.
+    pub(crate) fn with(mut self, selected: Vec<Reference>) -> Self {
+        self.references.splice(..0, selected);
+        self
+    }
+}
+
 /// An encrypted export was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExportMade {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::admin::rekey_files::{self, Succession};
-use crate::admin::requests::{Recovery, Rekeyed};
+use crate::admin::requests::{Recovery, Rekeyed, confirmation};
 use crate::admin::unlock::Asker;
 use crate::broker::Broker;
 use crate::keys::{self, Identity};
@@ -21,8 +21,15 @@ impl Broker {
     /// Makes a recovery key. It is in the answer and nowhere else: what stays is its recipient.
     ///
     /// # Errors
-    /// Those of an unlock, and of a write of the vault.
-    pub(crate) fn recovery_new(&self, session_bus: Option<&str>) -> Result<(RecipientInfo, Plaintext)> {
+    /// `confirmation_needed`; those of an unlock, and of a write of the vault.
+    pub(crate) fn recovery_new(
+        &self,
+        confirmed: bool,
+        session_bus: Option<&str>,
+    ) -> Result<(RecipientInfo, Plaintext)> {
+        if !confirmed {
+            return Err(confirmation("recovery"));
+        }
         let key = Identity::generate();
         let info = self.add_recipient(key.recipient(), true, session_bus)?;
         Ok((info, Plaintext::copy_of(key.text().bytes())))
@@ -31,8 +38,17 @@ impl Broker {
     /// Makes the vault one for `recipient` too, whose identity the broker never sees.
     ///
     /// # Errors
-    /// `bad_recipient`, `recipient_exists` (Usage); those of an unlock, and of a write of the vault.
-    pub(crate) fn recovery_add(&self, recipient: &str, session_bus: Option<&str>) -> Result<RecipientInfo> {
+    /// `confirmation_needed`; `bad_recipient`, `recipient_exists` (Usage); those of an unlock, and of a write of the
+    /// vault.
+    pub(crate) fn recovery_add(
+        &self,
+        recipient: &str,
+        confirmed: bool,
+        session_bus: Option<&str>,
+    ) -> Result<RecipientInfo> {
+        if !confirmed {
+            return Err(confirmation("recovery"));
+        }
         self.add_recipient(recipient, false, session_bus)
     }
 

@@ -133,6 +133,17 @@ impl Broker {
         self.unlock_by(Asker::Unlock, how, Some(identity), None).map(drop)
     }
 
+    /// Unlocks for a person, also a vault that is older than the newest where that is said.
+    ///
+    /// # Errors
+    /// Those of [`Self::unlock_by`] and [`Self::accept_rollback`].
+    pub(crate) fn unlock_as(&self, how: Unlock, secret: Option<&Plaintext>, bus: Option<&str>) -> Result<()> {
+        match how.accept_rollback {
+            false => self.unlock_by(Asker::Unlock, how, secret, bus).map(drop),
+            true => self.accept_rollback(how, secret, bus).map(drop),
+        }
+    }
+
     /// As [`Self::unlock`], with what is given and is to be remembered.
     ///
     /// # Errors

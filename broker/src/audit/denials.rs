@@ -10,7 +10,8 @@ use lru::LruCache;
 
 use super::json::Members;
 use super::log::AuditLog;
-use super::record::{self, Denied, Op};
+use super::record::{Denied, Op};
+use super::written::write_crowd;
 
 /// A repeat within this time of the last record is summed up.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -127,7 +128,7 @@ impl Due {
                 tally
             }
             Self::Crowd { key, crowd } => {
-                record::write_crowd(out, key.op, key.project.as_deref(), key.reason, &crowd.comm);
+                write_crowd(out, key.op, key.project.as_deref(), key.reason, &crowd.comm);
                 out.number("readers", crowd.readers.len() as u64);
                 &crowd.tally
             }

@@ -1,5 +1,4 @@
-//! The record: who was delivered what, written before it was, chained so that no line can be changed
-//! unseen.
+//! What happened? Who was delivered what is written down before it is, chained so that no line can be changed unseen.
 
 mod anchor;
 pub(crate) mod behalf;
@@ -30,6 +29,7 @@ mod unsynced;
 mod upkeep;
 mod verify;
 mod when;
+mod written;
 
 pub use anchor::Head;
 pub use change::{Change, Span, Unlogged};

@@ -7,7 +7,9 @@ use kin_policy::{ExeDigest, ExePin, Reach};
 use proptest::prelude::*;
 
 use super::super::chain::{self, GENESIS, Key, MAX_LINE};
+use super::super::json::Members;
 use super::super::testing::{Scene, process};
+use super::super::written::write_crowd;
 use super::*;
 
 fn sealed(name: &str, fields: impl Fn(&mut Members<'_>)) -> serde_json::Value {

@@ -1,4 +1,5 @@
-//! control carries questions from the command line to the broker and answers back, over a Unix socket.
+//! How does a question come in, who asks, and who answers it? Over a Unix socket, and outside of every grant's tree more
+//! than inside.
 
 mod client;
 pub(crate) mod dispatch;
@@ -6,6 +7,8 @@ mod proof;
 pub mod protocol;
 mod room;
 mod server;
+mod status;
+mod verbs;
 
 pub use crate::sys::frame::{MAX_VALUE, read_frame, write_frame};
 pub use client::Client;

@@ -1,7 +1,7 @@
 //! Who is given a value for an environment?
 
 use super::*;
-use crate::grants::book::Command;
+use crate::grants::live::Command;
 use crate::sys::clock;
 
 fn asked(house: &House, pid: u32, file: &str) -> Result<Vec<u8>, String> {

@@ -10,7 +10,7 @@ use kin_policy::{
 use super::open::{Caller, Halt, Refusal, withheld};
 use crate::audit::{Denied, Op, ReaderFacts};
 use crate::broker::Broker;
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::process::Known;
 use crate::process::ancestry::Ancestry;
 use crate::process::executables::{Looked, Unhashed};

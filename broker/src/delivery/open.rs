@@ -14,7 +14,7 @@ use super::judge::{Judged, Subject};
 use crate::audit::{Event, Logged, NotLogged, Op, ReaderFacts};
 use crate::broker::Broker;
 use crate::delivery::open_file::{Delivery, Reading};
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::process::executables::Unhashed;
 use crate::sys::clock;
 use crate::sys::error::Error;

@@ -8,7 +8,7 @@ use kin_policy::{Exe, FileName, Process, Reference};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::delivery::write::Closed;
-use crate::grants::book::{LiveGrant, OpenFile};
+use crate::grants::live::{LiveGrant, OpenFile};
 use crate::grants::temp_file::{Origins, Scratch};
 use crate::sys::memory::{Held, Plaintext};
 use crate::vault::MAX_VALUE;

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::admin::unlock::Asker;
-use crate::grants::book::OPEN_FILES;
+use crate::grants::live::OPEN_FILES;
 use crate::grants::messages::GrantRequest;
 use crate::keys::KeyMethod;
 use crate::process::Choice;

@@ -9,7 +9,7 @@ use crate::Plaintext;
 use crate::audit::{Event, Logged, NotLogged};
 use crate::broker::Broker;
 use crate::delivery::open::{FileFacts, Refusal, unsealing, versions};
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::grants::rendered_file::{Measured, Rendered};
 use crate::project::render::Unwritable;
 use crate::sys::error::{Class, Error, Result};

@@ -15,7 +15,7 @@ use super::write::{Begin, Closed};
 use crate::audit::{Event, Op, ReaderFacts};
 use crate::broker::Broker;
 use crate::delivery::open_file::{Delivery, Reading};
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::grants::temp_file::{Origins, Scratch};
 use crate::sys::clock;
 use crate::sys::memory::Plaintext;

@@ -10,7 +10,7 @@ use kin_policy::{Binding, DirectoryName, FileName, GrantId, Reference};
 use parking_lot::{Condvar, Mutex};
 
 use crate::broker::Broker;
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::sys::clock;
 use crate::sys::error::{Class, Error, Result};
 use crate::sys::frame::Answer;

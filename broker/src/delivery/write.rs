@@ -10,7 +10,7 @@ use crate::audit::version_event;
 use crate::audit::{Event, Logged, Op, ReaderFacts, VaultChange};
 use crate::broker::Broker;
 use crate::delivery::open_file::{Delivery, Untaken};
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::process::{self, Program};
 use crate::sys::clock;
 use crate::sys::error::{Class, Error, Result as Outcome};

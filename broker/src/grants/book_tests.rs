@@ -1,6 +1,7 @@
 //! Tests of the book of grants.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use kin_policy::{DirectoryName, Limits};
 

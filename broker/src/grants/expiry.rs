@@ -13,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::sys::clock;
 use crate::sys::error::{Error, Result};
 

@@ -6,7 +6,7 @@ use kin_policy::{Ending, Pid};
 
 use crate::audit::Event;
 use crate::broker::Broker;
-use crate::grants::book::{Command, LiveGrant};
+use crate::grants::live::{Command, LiveGrant};
 use crate::process::Held;
 use crate::process::peer::{Peer, peer_gone};
 use crate::sys::clock;

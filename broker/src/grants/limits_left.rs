@@ -2,7 +2,7 @@
 
 use kin_policy::{Around, FileName, Limits, Timestamp, Uses};
 
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::grants::messages::{FileEdges, Left};
 
 impl LiveGrant {

@@ -1,11 +1,12 @@
 //! Who may read what, and for how long?
 //!
-//! A grant starts in [`start`], stands in the [`book`], and ends by itself in [`expiry`].
+//! A grant starts in [`start`], stands in the [`book`] as a [`live`] one, and ends by itself in [`expiry`].
 
 pub mod book;
 pub(crate) mod expiry;
 pub(crate) mod keeper_requests;
 pub(crate) mod limits_left;
+pub mod live;
 pub mod messages;
 pub mod placeholders;
 pub(crate) mod private_mount;

@@ -8,7 +8,7 @@ use kin_policy::{FileName, FilePath};
 
 use crate::broker::Broker;
 use crate::children::mounter::{self, Wanted};
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::grants::messages::{GrantRequest, Laid, Owner, PrivateGranted, PrivateRequest};
 use crate::process::peer::peer_gone;
 use crate::project::mount_targets::Way;

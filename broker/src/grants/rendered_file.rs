@@ -3,7 +3,7 @@
 use kin_policy::{Action, Decision, FileName, RenderedFile, Request, Standing, decide_together};
 use parking_lot::Mutex;
 
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::project::render::Recipe;
 use crate::sys::clock;
 

@@ -17,7 +17,8 @@ use kin_policy::{
 use crate::admin::unlock::Asker;
 use crate::audit::Event;
 use crate::broker::Broker;
-use crate::grants::book::{LiveGrant, limit};
+use crate::grants::book::limit;
+use crate::grants::live::LiveGrant;
 use crate::grants::messages::{GrantRequest, Granted, KEEPER_COMM, REDACTION_WANTED};
 use crate::grants::rendered_file::Rendered;
 use crate::process::peer::{Peer, peer_gone};

@@ -1,4 +1,4 @@
-//! Where is the vault's identity kept, and is what came from there the right one?
+//! What opens the vault? Where its identity is kept, and whether what came from there is the right one.
 
 pub(crate) mod age_file;
 pub(crate) mod authenticate;

@@ -111,12 +111,7 @@ impl Keeper {
     /// The script prints `ready PID` for each process that tests are to look at.
     fn run(script: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "identity::live_tests::a_keeper_for_the_tests_here",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "process::live_tests::a_keeper_for_the_tests_here", "--ignored", "--nocapture"])
             .env(KEEPER, script)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -457,7 +452,7 @@ fn y04_ten_thousand_forks_in_four_hundred_numbers_give_no_wrong_answer() {
         .args(user)
         .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "identity::live_tests::a_namespace_for_the_tests_here", "--ignored", "--nocapture"])
+        .args(["--exact", "process::live_tests::a_namespace_for_the_tests_here", "--ignored", "--nocapture"])
         .arg("--test-threads=1")
         .env(NAMESPACE, "1")
         .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-//! Who is asking, and from whom does it descend?
+//! Who asks, and what does it run? From whom it descends is proven step by step.
 //!
 //! [`Identifier::identify`] turns the thread id of a request into a [`Known`] reader: its thread group pinned
 //! by a pidfd, and every ancestor up to the innermost root, proven as `walk.rs` explains. What was proven for

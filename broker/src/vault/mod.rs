@@ -1,5 +1,5 @@
-//! The encrypted store of named secrets. It makes no access decisions: it opens a value for a logged
-//! permit, and for nothing else.
+//! What is stored? Named secrets, encrypted. It makes no access decisions: it opens a value for a logged permit, and
+//! for nothing else.
 
 mod anchor;
 mod attributes;

@@ -1,4 +1,4 @@
-//! What can be asked of `kin`, and who answers: the one definition behind parsing, help, completions and
+//! What can be asked of `kin`, and who answers? This is the one definition behind parsing, help, completions and
 //! the man page.
 
 mod audit;

@@ -10,7 +10,7 @@ use kin_broker::audit::Op;
 use kin_broker::delivery::open::{Caller, FileFacts, Halt, Refusal};
 use kin_broker::delivery::siblings::By;
 use kin_broker::delivery::write::Begin;
-use kin_broker::grants::book::LiveGrant;
+use kin_broker::grants::live::LiveGrant;
 use kin_broker::{Broker, Delivery, Reading, Scratch, Unhashed};
 use kin_policy::{Denial, DirectoryName, Exe, FileName, PageCache};
 use nix::errno::Errno;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use fuser::{INodeNo, Notifier, Session, SessionACL};
 use kin_broker::control::protocol::Owner;
-use kin_broker::grants::book::LiveGrant;
+use kin_broker::grants::live::LiveGrant;
 use kin_broker::{Broker, Class, Error, Mapped, Result, ServePrivate};
 
 use crate::mount::adapter::Adapter;

@@ -1,4 +1,4 @@
-//! run answers: how does a command get a grant for itself and all that it starts?
+//! How does a command get a grant for itself and all that it starts?
 //!
 //! Two processes. The keeper is the grant's root and lives as long as the tree does; the front is what
 //! the shell waits for, and is gone the moment the command is. Neither ever holds a value: what the command

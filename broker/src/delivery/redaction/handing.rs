@@ -11,7 +11,7 @@ use nix::sys::stat::{SFlag, fstat};
 use crate::audit::Event;
 use crate::broker::Broker;
 use crate::children::zygote::Task;
-use crate::grants::book::LiveGrant;
+use crate::grants::live::LiveGrant;
 use crate::grants::messages::NotMasked;
 use crate::grants::redactor::Channel;
 use crate::sys::clock;

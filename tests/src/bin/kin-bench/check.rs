@@ -1,6 +1,7 @@
 //! What does the decision alone cost? The broker's own way to it at each OPEN and READ: no record, no value.
 
-use kin_broker::grants::book::{Grants, LiveGrant};
+use kin_broker::grants::book::Grants;
+use kin_broker::grants::live::LiveGrant;
 use kin_broker::process::{Choice, Identifier};
 use kin_broker::sys::clock;
 use kin_policy::{
