@@ -77,8 +77,8 @@ pub fn hear(stream: &UnixStream, buffer: &mut [u8]) -> Result<Heard, Errno> {
     let bytes = control.receive(stream, buffer)?;
     let mut heard = Heard { bytes, speaker: 0, descriptor: None };
     control.each(|kind, data| match kind {
-        // SAFETY: the kernel has written one ucred there.
         libc::SCM_CREDENTIALS => {
+            // SAFETY: the kernel has written one ucred there.
             let credentials = unsafe { data.cast::<libc::ucred>().read_unaligned() };
             heard.speaker = u32::try_from(credentials.pid).unwrap_or(0);
         }
