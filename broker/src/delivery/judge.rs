@@ -16,6 +16,33 @@ use crate::process::ancestry::Ancestry;
 use crate::process::executables::{Looked, Unhashed};
 use crate::sys::clock;
 
+/// One question: who asks to do what, with which file of a project or with its directory, and by which request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt<'a> {
+    pub(super) caller: Caller,
+    pub(super) project: &'a DirectoryName,
+    pub(super) file: Option<&'a FileName>,
+    pub(super) action: Action,
+    pub(super) op: Op,
+}
+
+impl<'a> Attempt<'a> {
+    /// To look at a project's directory.
+    pub(super) fn look(caller: Caller, project: &'a DirectoryName, op: Op) -> Self {
+        Self { caller, project, file: None, action: Action::Look, op }
+    }
+
+    /// The same, of a file.
+    pub(super) fn of(self, file: &'a FileName) -> Self {
+        Self { file: Some(file), ..self }
+    }
+
+    /// The same, to do something else.
+    pub(super) fn to(self, action: Action) -> Self {
+        Self { action, ..self }
+    }
+}
+
 /// One question, answered.
 pub(super) struct Judged {
     pub(super) subject: Subject,
@@ -53,9 +80,7 @@ impl Subject {
     /// What is decided at this moment; `suspended` says whether the vault has locked itself.
     pub(super) fn decided(
         &self,
-        action: Action,
-        project: &DirectoryName,
-        file: Option<&FileName>,
+        &Attempt { action, project, file, .. }: &Attempt<'_>,
         suspended: bool,
     ) -> Decision {
         let (reader, namespaces, exe) = (self.reader(), self.namespaces, self.exe);
@@ -85,66 +110,46 @@ impl Subject {
 }
 
 impl Broker {
-    pub(super) fn permitted(
-        &self,
-        caller: Caller,
-        action: Action,
-        project: &DirectoryName,
-        file: Option<&FileName>,
-        op: Op,
-    ) -> Result<(Arc<LiveGrant>, Permit), Refusal> {
-        let judged = self.judge(caller, action, project, file, None);
-        let permit = self.permit_of(&judged, caller, project, file, op)?;
+    pub(super) fn permitted(&self, attempt: &Attempt<'_>) -> Result<(Arc<LiveGrant>, Permit), Refusal> {
+        let judged = self.judge(attempt, None);
+        let permit = self.permit_of(&judged, attempt)?;
         judged.subject.live.map(|live| (live, permit)).ok_or(Refusal::Broken)
     }
 
     /// As [`Self::permitted`], for what a file holds: what the reader runs may have to be hashed first.
     pub(super) fn permitted_content(
         &self,
-        caller: Caller,
-        (project, file): (&DirectoryName, Option<&FileName>),
-        (action, op): (Action, Op),
+        attempt: &Attempt<'_>,
         exe: Option<Exe>,
     ) -> Result<(Judged, Permit), Halt> {
-        let judged = self.judge(caller, action, project, file, exe);
-        self.permitted_as(judged, caller, (project, file), op)
+        self.permitted_as(self.judge(attempt, exe), attempt)
     }
 
     /// The permit of what was judged; or that the reader's program is to be hashed first.
     pub(super) fn permitted_as(
         &self,
         mut judged: Judged,
-        caller: Caller,
-        (project, file): (&DirectoryName, Option<&FileName>),
-        op: Op,
+        attempt: &Attempt<'_>,
     ) -> Result<(Judged, Permit), Halt> {
         if let Some(unhashed) = judged.unhashed.take() {
             return Err(Halt::Unhashed(unhashed));
         }
-        let permit = self.permit_of(&judged, caller, project, file, op)?;
+        let permit = self.permit_of(&judged, attempt)?;
         Ok((judged, permit))
     }
 
-    pub(super) fn judge(
-        &self,
-        caller: Caller,
-        action: Action,
-        project: &DirectoryName,
-        file: Option<&FileName>,
-        exe: Option<Exe>,
-    ) -> Judged {
-        self.judge_all(caller, action, (project, file), Vec::new(), exe)
+    pub(super) fn judge(&self, attempt: &Attempt<'_>, exe: Option<Exe>) -> Judged {
+        self.judge_all(attempt, Vec::new(), exe)
     }
 
     /// As [`Self::judge`]; where there are `origins`, for all of them together and for no other file.
     pub(super) fn judge_all(
         &self,
-        caller: Caller,
-        action: Action,
-        (project, file): (&DirectoryName, Option<&FileName>),
+        attempt: &Attempt<'_>,
         origins: Vec<FileName>,
         exe: Option<Exe>,
     ) -> Judged {
+        let &Attempt { caller, file, action, .. } = attempt;
         let mut asked = file.into_iter().chain(&origins);
         let known = self.identifier.identify(caller.tid, &self.grants);
         // A private mount is for the grants of its own tree: another grant is none there.
@@ -170,11 +175,7 @@ impl Broker {
             (exe, _) => (exe, None),
         };
         let subject = Subject { known, again, live, namespaces, exe, origins };
-        Judged {
-            decision: subject.decided(action, project, file, self.autolock.has_locked()),
-            subject,
-            unhashed,
-        }
+        Judged { decision: subject.decided(attempt, self.autolock.has_locked()), subject, unhashed }
     }
 
     /// The reader's way up as it is now, where what was proven once is not enough:
@@ -197,44 +198,23 @@ impl Broker {
 
     /// The permit, or the denial after it was recorded. What a member asks for and has no binding for is
     /// no denial worth a record: `ssh` looks for `KEY.pub` beside every KEY.
-    pub(super) fn permit_of(
-        &self,
-        judged: &Judged,
-        caller: Caller,
-        project: &DirectoryName,
-        file: Option<&FileName>,
-        op: Op,
-    ) -> Result<Permit, Refusal> {
+    pub(super) fn permit_of(&self, judged: &Judged, attempt: &Attempt<'_>) -> Result<Permit, Refusal> {
         let denial = match &judged.decision {
             Decision::Permit(permit) => return Ok(permit.clone()),
             Decision::Deny(denial) => *denial,
         };
         if denial != Denial::NoBinding {
-            self.record_denial(judged, denial, caller, project, file, op);
+            self.record_denial(judged, denial, attempt);
         }
         Err(Refusal::Denied(denial))
     }
 
-    pub(super) fn record_denial(
-        &self,
-        judged: &Judged,
-        denial: Denial,
-        caller: Caller,
-        project: &DirectoryName,
-        file: Option<&FileName>,
-        op: Op,
-    ) {
-        self.record_refusal(judged, denial.reason(), caller, (project, file), op);
+    pub(super) fn record_denial(&self, judged: &Judged, denial: Denial, attempt: &Attempt<'_>) {
+        self.record_refusal(judged, denial.reason(), attempt);
     }
 
-    pub(super) fn record_refusal(
-        &self,
-        judged: &Judged,
-        reason: &'static str,
-        caller: Caller,
-        (project, file): (&DirectoryName, Option<&FileName>),
-        op: Op,
-    ) {
+    pub(super) fn record_refusal(&self, judged: &Judged, reason: &'static str, attempt: &Attempt<'_>) {
+        let &Attempt { caller, project, file, op, .. } = attempt;
         let named = judged.subject.origins.first().or(file);
         let reference = named.and_then(|file| self.projects.read().get(project)?.get(file).cloned());
         let file = file.map(|file| file.as_str().as_bytes());

@@ -10,7 +10,7 @@ use kin_policy::{
     Reference,
 };
 
-use super::judge::{Judged, Subject};
+use super::judge::{Attempt, Judged, Subject};
 use crate::audit::{Event, Logged, NotLogged, Op, ReaderFacts};
 use crate::broker::Broker;
 use crate::delivery::open_file::{Delivery, Reading};
@@ -85,7 +85,7 @@ impl Broker {
     /// # Errors
     /// The denial, which is in the record then.
     pub fn look_at_project(&self, caller: Caller, project: &DirectoryName, op: Op) -> Result<(), Refusal> {
-        self.permitted(caller, Action::Look, project, None, op).map(drop)
+        self.permitted(&Attempt::look(caller, project, op)).map(drop)
     }
 
     /// May the caller look at the file, and what would it see?
@@ -99,7 +99,7 @@ impl Broker {
         file: &FileName,
         op: Op,
     ) -> Result<FileFacts, Refusal> {
-        let (live, _) = self.permitted(caller, Action::Look, project, Some(file), op)?;
+        let (live, _) = self.permitted(&Attempt::look(caller, project, op).of(file))?;
         self.facts_of(&live, file)
     }
 
@@ -135,8 +135,9 @@ impl Broker {
         project: &DirectoryName,
         shown: impl Fn(&LiveGrant, &FileName) -> bool,
     ) -> Result<Vec<FileName>, Refusal> {
-        let judged = self.judge(caller, Action::Look, project, None, None);
-        let _ = self.permit_of(&judged, caller, project, None, Op::Opendir)?;
+        let attempt = Attempt::look(caller, project, Op::Opendir);
+        let judged = self.judge(&attempt, None);
+        let _ = self.permit_of(&judged, &attempt)?;
         let elsewhere = judged.subject.elsewhere();
         let Some(live) = judged.subject.live else { return Err(Refusal::Broken) };
         let anywhere = |file: &FileName| live.grant.behind(file).all(|b| b.namespaces == Reach::Any);
@@ -155,8 +156,9 @@ impl Broker {
         file: &FileName,
         op: Op,
     ) -> Result<FileFacts, Refusal> {
-        let judged = self.judge(caller, Action::Look, project, Some(file), None);
-        let _ = self.permit_of(&judged, caller, project, Some(file), op)?;
+        let attempt = Attempt::look(caller, project, op).of(file);
+        let judged = self.judge(&attempt, None);
+        let _ = self.permit_of(&judged, &attempt)?;
         let process = judged.process();
         let live = judged.subject.live.ok_or(Refusal::Broken)?;
         if !shows_to_write(&live, file) {
@@ -209,12 +211,12 @@ impl Broker {
         exe: Option<Exe>,
         op: Op,
     ) -> Result<Arc<Delivery>, Halt> {
-        let (judged, permit) =
-            self.permitted_content(caller, (project, Some(file)), (Action::Open, op), exe)?;
+        let attempt = Attempt { caller, project, file: Some(file), action: Action::Open, op };
+        let (judged, permit) = self.permitted_content(&attempt, exe)?;
         // One snapshot of the vault, so that the versions in the record are those that are unsealed.
         let vault = self.vault().ok_or_else(|| judged.subject.withheld())?;
         let versions = versions(&permit, &vault)?;
-        let logged = self.log(permit, &versions, &judged, caller, file, (Action::Open, op))?;
+        let logged = self.log(permit, &versions, &judged, &attempt)?;
         let live = judged.subject.live.ok_or(Refusal::Broken)?;
         let value = match live.rendered(file) {
             Some(rendered) => rendered.render(&live.grant, file, &vault, &logged)?,
@@ -232,15 +234,14 @@ impl Broker {
         permit: Permit,
         versions: &[(Reference, u64)],
         judged: &Judged,
-        caller: Caller,
-        file: &FileName,
-        (action, op): (Action, Op),
+        attempt: &Attempt<'_>,
     ) -> Result<Logged<Permit>, Refusal> {
-        let (Ok(known), Some(live)) = (&judged.subject.known, &judged.subject.live) else {
+        let (Ok(known), Some(live), Some(file)) = (&judged.subject.known, &judged.subject.live, attempt.file)
+        else {
             return Err(Refusal::Broken);
         };
-        let (program, project) = (known.program(), &live.grant.project);
-        let reader = ReaderFacts::of(known, &program, caller.uid);
+        let (program, project, op) = (known.program(), &live.grant.project, attempt.op);
+        let reader = ReaderFacts::of(known, &program, attempt.caller.uid);
         let (grant, elsewhere) = (live.grant.id, judged.subject.elsewhere());
         let event = match versions {
             [(reference, version)] if live.rendered(file).is_none() => {
@@ -249,8 +250,7 @@ impl Broker {
             }
             references => Event::AllowRendered { grant, project, file, references, elsewhere, reader },
         };
-        let place = (project, file);
-        self.append((permit, &event), (judged, caller), place, (action, op), || {
+        self.append(permit, &event, judged, attempt, || {
             live.opened(file);
             live.passed_on(file, versions);
         })
@@ -259,20 +259,19 @@ impl Broker {
     /// Writes down what a permit is used for, where it still holds under the log's own lock.
     pub(super) fn append(
         &self,
-        (permit, event): (Permit, &Event<'_>),
-        (judged, caller): (&Judged, Caller),
-        (project, file): (&DirectoryName, &FileName),
-        (action, op): (Action, Op),
+        permit: Permit,
+        event: &Event<'_>,
+        judged: &Judged,
+        attempt: &Attempt<'_>,
         written: impl FnOnce(),
     ) -> Result<Logged<Permit>, Refusal> {
-        let still_valid =
-            || match judged.subject.decided(action, project, Some(file), self.autolock.has_locked()) {
-                Decision::Permit(_) => Ok(()),
-                Decision::Deny(denial) => Err(denial),
-            };
+        let still_valid = || match judged.subject.decided(attempt, self.autolock.has_locked()) {
+            Decision::Permit(_) => Ok(()),
+            Decision::Deny(denial) => Err(denial),
+        };
         self.audit.append_permit(permit, event, still_valid, written).map_err(|error| match error {
             NotLogged::Denied(denial) => {
-                self.record_denial(judged, denial, caller, project, Some(file), op);
+                self.record_denial(judged, denial, attempt);
                 Refusal::Denied(denial)
             }
             _ => Refusal::NotRecorded,
@@ -294,14 +293,15 @@ impl Broker {
         if let Some(scratch) = delivery.scratch() {
             return self.read_beside(caller, (delivery, scratch), page_cache, exe);
         }
-        let (project, file) = (&delivery.live.grant.project, Some(&delivery.file));
         // All handles of a file fill one cache: what is in it is of one version, the newest.
         let page_cache = match page_cache {
             PageCache::Private if !self.is_newest(delivery) => PageCache::Shared,
             page_cache => page_cache,
         };
         let action = Action::Read { opened_under: delivery.live.grant.id, page_cache };
-        let _ = self.permitted_content(caller, (project, file), (action, Op::Read), exe)?;
+        let attempt =
+            Attempt::look(caller, &delivery.live.grant.project, Op::Read).of(&delivery.file).to(action);
+        let _ = self.permitted_content(&attempt, exe)?;
         delivery.reading().ok_or_else(|| withheld(&delivery.live).into())
     }
 

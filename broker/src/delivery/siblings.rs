@@ -9,7 +9,7 @@ use kin_policy::{
     decide_together,
 };
 
-use super::judge::Judged;
+use super::judge::{Attempt, Judged};
 use super::open::{Caller, FileFacts, Halt, Refusal, withheld};
 use super::write::{Begin, Closed};
 use crate::audit::{Event, Op, ReaderFacts};
@@ -36,8 +36,9 @@ impl Broker {
         name: &FileName,
         op: Op,
     ) -> Result<Option<Arc<Scratch>>, Refusal> {
-        let judged = self.judge(caller, Action::Look, project, None, None);
-        let _ = self.permit_of(&judged, caller, project, Some(name), op)?;
+        let attempt = Attempt::look(caller, project, op);
+        let judged = self.judge(&attempt, None);
+        let _ = self.permit_of(&judged, &attempt.of(name))?;
         Ok(judged.subject.live.and_then(|live| live.scratches.get(name)))
     }
 
@@ -46,7 +47,7 @@ impl Broker {
     /// # Errors
     /// As [`Self::beside`].
     pub fn names_beside(&self, caller: Caller, project: &DirectoryName) -> Result<Vec<FileName>, Refusal> {
-        let (live, _) = self.permitted(caller, Action::Look, project, None, Op::Opendir)?;
+        let (live, _) = self.permitted(&Attempt::look(caller, project, Op::Opendir))?;
         Ok(live.scratches.names())
     }
 
@@ -64,8 +65,9 @@ impl Broker {
         // Of what was moved here its size is seen by whom it was seen by before; what a member wrote it knows.
         let origins = scratch.origins();
         let moved = origins.iter().filter(|(_, origin)| origin.moved).map(|(file, _)| file.clone()).collect();
-        let judged = self.judge_all(caller, Action::Look, (project, None), moved, None);
-        let _ = self.permit_of(&judged, caller, project, Some(&scratch.name()), op)?;
+        let attempt = Attempt::look(caller, project, op);
+        let judged = self.judge_all(&attempt, moved, None);
+        let _ = self.permit_of(&judged, &attempt.of(&scratch.name()))?;
         let live = judged.subject.live.ok_or(Refusal::Broken)?;
         own(&live, scratch)?;
         Ok(FileFacts { size: scratch.size(), modified: scratch.modified() })
@@ -109,7 +111,7 @@ impl Broker {
         by: By,
         exe: Option<Exe>,
     ) -> Result<Arc<Delivery>, Halt> {
-        let (live, _) = self.permitted(caller, Action::OpenToWrite, project, None, Op::Open)?;
+        let (live, _) = self.permitted(&Attempt::look(caller, project, Op::Open).to(Action::OpenToWrite))?;
         own(&live, scratch)?;
         if live.is_crowded() {
             return Err(Refusal::Denied(Denial::TooManyOpen).into());
@@ -139,10 +141,9 @@ impl Broker {
         loop {
             let origins = scratch.origins();
             let action = Action::Read { opened_under: live.grant.id, page_cache };
-            let place = (&live.grant.project, Some(&delivery.file));
-            let files = origins.keys().cloned().collect();
-            let judged = self.judge_all(caller, action, (place.0, None), files, exe);
-            let _ = self.permitted_as(judged, caller, place, Op::Read)?;
+            let attempt = Attempt::look(caller, &live.grant.project, Op::Read).to(action);
+            let judged = self.judge_all(&attempt, origins.keys().cloned().collect(), exe);
+            let _ = self.permitted_as(judged, &attempt.of(&delivery.file))?;
             if !delivery.is_recorded_of(&origins) {
                 delivery.recorded_of(self.record_beside(caller, (live, scratch), Op::Read, exe)?);
             }
@@ -162,16 +163,15 @@ impl Broker {
         op: Op,
         exe: Option<Exe>,
     ) -> Result<Origins, Halt> {
-        let (origins, name, action) = (scratch.origins(), scratch.name(), Action::Open);
-        let place = (&live.grant.project, &name);
-        let files = origins.keys().cloned().collect();
-        let judged = self.judge_all(caller, action, (place.0, None), files, exe);
-        let (judged, permit) = self.permitted_as(judged, caller, (place.0, Some(&name)), op)?;
+        let (origins, name, project) = (scratch.origins(), scratch.name(), &live.grant.project);
+        let attempt = Attempt::look(caller, project, op).to(Action::Open);
+        let judged = self.judge_all(&attempt, origins.keys().cloned().collect(), exe);
+        let attempt = attempt.of(&name);
+        let (judged, permit) = self.permitted_as(judged, &attempt)?;
         let versions = self.versions_in(&permit, &origins, &judged)?;
         let Ok(known) = &judged.subject.known else { return Err(Refusal::Broken.into()) };
         let (program, elsewhere) = (known.program(), judged.subject.elsewhere());
-        let (reader, grant, (project, file)) =
-            (ReaderFacts::of(known, &program, caller.uid), live.grant.id, place);
+        let (reader, grant, file) = (ReaderFacts::of(known, &program, caller.uid), live.grant.id, &name);
         let mut counted = false;
         for references in recordable(&versions) {
             let event = match references {
@@ -186,7 +186,7 @@ impl Broker {
                     live.opened_together(origins.keys());
                 }
             };
-            self.append((permit.clone(), &event), (&judged, caller), place, (action, op), written)?;
+            self.append(permit.clone(), &event, &judged, &attempt, written)?;
         }
         Ok(origins)
     }
@@ -247,8 +247,8 @@ impl Broker {
             return renamed.then_some(()).ok_or(Refusal::Denied(Denial::NoBinding).into());
         }
         let action = Action::OpenToWrite;
-        let (judged, permit) =
-            self.permitted_content(caller, (project, Some(new)), (action, Op::Rename), exe)?;
+        let attempt = Attempt { caller, project, file: Some(new), action, op: Op::Rename };
+        let (judged, permit) = self.permitted_content(&attempt, exe)?;
         // Under another binding's name it would be read by whom that one is for.
         if scratch.origins().iter().any(|(file, origin)| origin.moved && file != new) {
             self.record_beside(caller, (&live, &scratch), Op::Rename, exe)?;
@@ -331,13 +331,14 @@ impl Broker {
         name: &FileName,
         op: Op,
     ) -> Result<Arc<LiveGrant>, Refusal> {
-        let mut judged = self.judge(caller, Action::OpenToWrite, project, None, None);
+        let attempt = Attempt::look(caller, project, op).to(Action::OpenToWrite);
+        let mut judged = self.judge(&attempt, None);
         let taken =
             judged.subject.live.as_ref().is_some_and(|live| live.grant.names().any(|own| own == name));
         if taken && matches!(judged.decision, Decision::Permit(_)) {
             judged.decision = Decision::Deny(Denial::ReadOnly);
         }
-        let _ = self.permit_of(&judged, caller, project, Some(name), op)?;
+        let _ = self.permit_of(&judged, &attempt.of(name))?;
         judged.subject.live.ok_or(Refusal::Broken)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kin_policy::{Action, Denial, DirectoryName, Exe, FileName, Permit};
 
-use super::judge::Judged;
+use super::judge::{Attempt, Judged};
 use super::open::{Caller, Halt, Refusal, unsealing, versions, withheld};
 use crate::audit::version_event;
 use crate::audit::{Event, Logged, Op, ReaderFacts, VaultChange};
@@ -70,13 +70,13 @@ impl Broker {
         begin: Begin,
         exe: Option<Exe>,
     ) -> Result<Arc<Delivery>, Halt> {
-        let action = Action::OpenToWrite;
-        let (judged, permit) =
-            self.permitted_content(caller, (project, Some(file)), (action, Op::Write), exe)?;
+        let attempt =
+            Attempt { caller, project, file: Some(file), action: Action::OpenToWrite, op: Op::Write };
+        let (judged, permit) = self.permitted_content(&attempt, exe)?;
         let vault = self.vault().ok_or_else(|| judged.subject.withheld())?;
         let versions = versions(&permit, &vault)?;
         let op = if begin == Begin::Empty { Op::Write } else { Op::Open };
-        let logged = self.log(permit, &versions, &judged, caller, file, (action, op))?;
+        let logged = self.log(permit, &versions, &judged, &Attempt { op, ..attempt })?;
         let (process, exe) = (judged.process().ok_or(Refusal::Broken)?, judged.subject.exe);
         let live = judged.subject.live.ok_or(Refusal::Broken)?;
         let value = match begin {
@@ -158,8 +158,9 @@ impl Broker {
         match opener {
             Some(_) if process::is_being_killed(caller.tid) => {
                 delivery.closed_by(None);
-                let place = (&delivery.live.grant.project, Some(&delivery.file));
-                self.record_refusal(&judged, "writer_killed", caller, place, Op::Write);
+                let attempt =
+                    Attempt::look(caller, &delivery.live.grant.project, Op::Write).of(&delivery.file);
+                self.record_refusal(&judged, "writer_killed", &attempt);
                 Err(Refusal::Broken.into())
             }
             Some(process) if !process::has_open_to_write(process.pid, inode) => {
@@ -198,7 +199,7 @@ impl Broker {
     ) -> Result<(Judged, Permit), Halt> {
         let (project, file) = (&delivery.live.grant.project, delivery.decided_as());
         let action = Action::Write { opened_under: delivery.live.grant.id };
-        self.permitted_content(caller, (project, file), (action, Op::Write), exe)
+        self.permitted_content(&Attempt { caller, project, file, action, op: Op::Write }, exe)
     }
 
     /// Stores a value as the next version: recorded first, under the lock of all changes, so that the number in the
@@ -260,8 +261,8 @@ impl Broker {
         let reader = ReaderFacts::of(known, program, caller.uid);
         let (grant, elsewhere) = (live.grant.id, judged.subject.elsewhere());
         let event = Event::Write { op, grant, project, file, reference, version, elsewhere, reader };
-        let (permit, place) = ((permit.clone(), &event), (project, file));
-        self.append(permit, (judged, *caller), place, (action, op), || ())
+        let attempt = Attempt { caller: *caller, project, file: Some(file), action, op };
+        self.append(permit.clone(), &event, judged, &attempt, || ())
     }
 }
 
